@@ -1,0 +1,104 @@
+//! Metrics in the OpenMetrics text format. Gauges are read from the live tables at each scrape.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::metrics::Counter;
+use crate::model::close::CloseReason;
+use crate::pusher::Pusher;
+
+/// Of the text that [`exposition`] gives.
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All metrics, as they are now.
+pub(super) fn exposition(pusher: &Arc<Pusher>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("fanfare");
+    registry.register_collector(Box::new(Live(Arc::clone(pusher))));
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+struct Live(Arc<Pusher>);
+
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Live")
+    }
+}
+
+impl Collector for Live {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        self.encode_gauges(&mut encoder)?;
+        self.encode_counters(&mut encoder)
+    }
+}
+
+impl Live {
+    fn encode_gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let mut sockets =
+            encoder.encode_descriptor("connections", "Open sockets", None, MetricType::Gauge)?;
+        for (app, count) in self.0.sockets.counts() {
+            ConstGauge::new(count as i64).encode(sockets.encode_family(&[("app", app.as_ref())])?)?;
+        }
+        let (mut channels, mut subscriptions, mut members) = (Vec::new(), Vec::new(), Vec::new());
+        self.0.hub.each_app(|id, hub| {
+            let (occupied, counts) = hub.totals();
+            channels.push((Arc::clone(id), occupied));
+            subscriptions.push((Arc::clone(id), counts.subscriptions));
+            members.push((Arc::clone(id), counts.users));
+        });
+        for (name, help, values) in [
+            ("channels", "Occupied channels", channels),
+            ("subscriptions", "Sockets in channels, each once for every channel", subscriptions),
+            ("members", "Users in presence channels, each once for every channel", members),
+        ] {
+            let mut gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (app, value) in values {
+                ConstGauge::new(value as i64).encode(gauge.encode_family(&[("app", app.as_ref())])?)?;
+            }
+        }
+        let (events, bytes) = self.0.hub.cache_size();
+        for (name, help, value) in
+            [("cached_events", "Cached events", events), ("cached_bytes", "Bytes of cached events", bytes)]
+        {
+            let gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(value as i64).encode(gauge)?;
+        }
+        Ok(())
+    }
+
+    fn encode_counters(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let metrics = &self.0.metrics;
+        let counters: [(&str, &str, &Counter); 6] = [
+            ("opened_connections", "Sockets opened, refused ones included", &metrics.opened),
+            ("api_events", "Events published through the API, one for each channel", &metrics.api_events),
+            ("client_events", "Client events accepted", &metrics.client_events),
+            ("deliveries", "Events given to sockets", &metrics.deliveries),
+            ("api_accepted_requests", "API requests that succeeded", &metrics.api_accepted),
+            ("api_refused_requests", "API requests that were refused", &metrics.api_refused),
+        ];
+        for (name, help, counter) in counters {
+            let encoder = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(counter.get()).encode(encoder)?;
+        }
+        let mut closes = encoder.encode_descriptor(
+            "closed_connections",
+            "Sockets ended, by reason",
+            None,
+            MetricType::Counter,
+        )?;
+        for reason in CloseReason::ALL {
+            let labels = [("reason", reason.name())];
+            ConstCounter::new(metrics.closes(reason)).encode(closes.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}

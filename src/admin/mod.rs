@@ -1,0 +1,87 @@
+//! The private listener: health, readiness and metrics.
+
+mod metrics;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+
+use crate::http::{self, Reply};
+use crate::model::secret::Secret;
+use crate::pusher::Pusher;
+
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+const MAX_HTTP_BUFFER: usize = 16 * 1024;
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What the private listener tells.
+pub struct Admin {
+    /// What it tells about.
+    pub pusher: Arc<Pusher>,
+    /// What callers must show as `Authorization: Bearer TOKEN`; `None`: nothing.
+    pub token: Option<Secret>,
+}
+
+/// Serves the private listener. Never ends; it is up until the broker has stopped.
+pub async fn serve(admin: Arc<Admin>, listener: TcpListener) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::error!(%error, "cannot accept private connections");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let admin = Arc::clone(&admin);
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let admin = Arc::clone(&admin);
+                async move { Ok::<_, Infallible>(answer(&admin, &request)) }
+            });
+            let mut http = http1::Builder::new();
+            http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HTTP_BUFFER);
+            if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+                tracing::debug!(%error, "private connection ended");
+            }
+        });
+    }
+}
+
+fn answer(admin: &Admin, request: &Request<Incoming>) -> Reply {
+    if !authorised(admin, request) {
+        return http::text(StatusCode::UNAUTHORIZED, "Send the token as: Authorization: Bearer TOKEN");
+    }
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/healthz") => http::text(StatusCode::OK, "ok"),
+        (&Method::GET, "/readyz") if admin.pusher.stopping.load(Ordering::SeqCst) => {
+            http::text(StatusCode::SERVICE_UNAVAILABLE, "stopping")
+        }
+        (&Method::GET, "/readyz") => http::text(StatusCode::OK, "ready"),
+        (&Method::GET, "/metrics") => match metrics::exposition(&admin.pusher) {
+            Ok(text) => http::reply(
+                StatusCode::OK,
+                HeaderValue::from_static(metrics::CONTENT_TYPE),
+                Bytes::from(text),
+            ),
+            Err(_) => http::text(StatusCode::INTERNAL_SERVER_ERROR, "The metrics cannot be written"),
+        },
+        _ => http::text(StatusCode::NOT_FOUND, "Not found"),
+    }
+}
+
+fn authorised(admin: &Admin, request: &Request<Incoming>) -> bool {
+    let Some(token) = &admin.token else { return true };
+    let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    given.and_then(|given| given.strip_prefix("Bearer ")).is_some_and(|given| token.is(given))
+}

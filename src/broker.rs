@@ -1,0 +1,156 @@
+//! The whole, put together: from a config to a running broker.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::admin::{self, Admin};
+use crate::apps::Apps;
+use crate::config::{Config, Listen};
+use crate::hub::{self, Format, FormatId, Hub};
+use crate::metrics::Metrics;
+use crate::model::secret::Secret;
+use crate::pusher::{self, Pusher, PusherFormat};
+use crate::server::{self, Server};
+use crate::transport::liveness;
+
+/// How often cached events are looked at whose time may be over.
+const CACHE_SWEEP: Duration = Duration::from_secs(1);
+/// The place of [`PusherFormat`] among the hub's wire forms.
+const PUSHER: FormatId = FormatId(0);
+
+/// A broker with its listeners bound. It serves nobody until it is run.
+pub struct Broker {
+    server: Arc<Server>,
+    admin: Arc<Admin>,
+    listeners: Vec<TcpListener>,
+    admin_listener: TcpListener,
+    public_addrs: Vec<SocketAddr>,
+    admin_addr: SocketAddr,
+    shutdown_grace: Duration,
+    sweep_period: Duration,
+}
+
+impl Broker {
+    /// Binds every listener of a config.
+    ///
+    /// # Errors
+    /// When an address cannot be bound, by its name; or when the system has no randomness.
+    pub async fn bind(config: Config) -> io::Result<Self> {
+        let mut listeners = Vec::new();
+        for listen in &config.server.listen {
+            listeners.push(bind(listen).await?);
+        }
+        let admin_listener = bind_tcp(&config.admin.listen).await?;
+        let public_addrs = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
+        let admin_addr = admin_listener.local_addr()?;
+        let sweep_period = liveness::period(config.apps.iter().map(|app| &app.limits));
+        let settings = server::Settings {
+            trusted_proxies: config.server.trusted_proxies.clone(),
+            header_timeout: config.server.header_timeout,
+        };
+        let shutdown_grace = config.server.shutdown_grace;
+        let token = Some(&config.admin.token).filter(|token| !token.is_empty()).map(Secret::new);
+        let pusher = Arc::new(pusher(config)?);
+        let admin = Arc::new(Admin { pusher: Arc::clone(&pusher), token });
+        let server = Arc::new(Server { pusher, settings });
+        Ok(Self {
+            server,
+            admin,
+            listeners,
+            admin_listener,
+            public_addrs,
+            admin_addr,
+            shutdown_grace,
+            sweep_period,
+        })
+    }
+
+    /// Where the public listeners are, in the order of the config.
+    pub fn public_addrs(&self) -> &[SocketAddr] {
+        &self.public_addrs
+    }
+
+    /// Where the private listener is.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
+    }
+
+    /// Serves until `stop` is ready, then drains within the configured grace.
+    ///
+    /// # Errors
+    /// When sockets or requests were still under way at the end of the grace.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> io::Result<()> {
+        let (stopping, stopped) = watch::channel(false);
+        let (guard, ended) = mpsc::channel::<Infallible>(1);
+        // Dropped, and so ended, when this function returns.
+        let mut tasks = JoinSet::new();
+        for listener in self.listeners {
+            tasks.spawn(server::accept(Arc::clone(&self.server), listener, stopped.clone(), guard.clone()));
+        }
+        tasks.spawn(admin::serve(self.admin, self.admin_listener));
+        let pusher = &self.server.pusher;
+        tasks.spawn(liveness::sweep(Arc::clone(&pusher.sockets), self.sweep_period));
+        tasks.spawn(expire_cache(Arc::clone(&pusher.hub)));
+        stop.await;
+        if server::drain(&self.server, &stopping, guard, ended, self.shutdown_grace).await {
+            Ok(())
+        } else {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "sockets were still open at the end of the grace"))
+        }
+    }
+}
+
+fn pusher(config: Config) -> io::Result<Pusher> {
+    let metrics = Arc::new(Metrics::default());
+    let settings = hub::Settings {
+        max_queue_bytes: config.server.max_queue_bytes,
+        queue_timeout: config.server.queue_timeout,
+        max_cache_bytes: config.server.max_cache_bytes,
+    };
+    let formats: Arc<[Box<dyn Format>]> = Arc::new([Box::new(PusherFormat)]);
+    let hub = Hub::new(settings, formats, Arc::clone(&metrics)).map_err(io::Error::other)?;
+    Ok(Pusher {
+        apps: Apps::new(config.apps),
+        hub: Arc::new(hub),
+        sockets: Arc::default(),
+        metrics,
+        settings: pusher::Settings {
+            path_prefix: config.server.path_prefix,
+            max_mailbox_bytes: config.server.max_mailbox_bytes,
+            body_timeout: config.server.body_timeout,
+            subscription_errors: config.server.subscription_errors,
+        },
+        format: PUSHER,
+        stopping: AtomicBool::new(false),
+    })
+}
+
+async fn bind(listen: &Listen) -> io::Result<TcpListener> {
+    match listen {
+        Listen::Tcp(address) => bind_tcp(address).await,
+        // The config refuses these before it comes to binding.
+        Listen::Tls(_) | Listen::Unix(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "not served yet")),
+    }
+}
+
+async fn bind_tcp(address: &str) -> io::Result<TcpListener> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
+}
+
+async fn expire_cache(hub: Arc<Hub>) {
+    let mut ticks = tokio::time::interval(CACHE_SWEEP);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        hub.expire_cache();
+    }
+}

@@ -1,0 +1,70 @@
+//! The command line: one file per subcommand.
+
+pub(crate) mod check;
+pub(crate) mod serve;
+
+use clap::{Parser, Subcommand};
+
+/// A self-hosted, drop-in replacement for hosted Pusher Channels.
+#[derive(Debug, Parser)]
+#[command(name = "fanfare", version, args_conflicts_with_subcommands = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// `serve` may be left out.
+    #[command(flatten)]
+    serve: serve::Args,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve until told to stop (what is done when no command is given)
+    Serve(serve::Args),
+    /// Check a configuration and report every problem
+    Check(check::Args),
+}
+
+impl Cli {
+    /// The command that was meant.
+    pub(crate) fn into_command(self) -> Command {
+        self.command.unwrap_or(Command::Serve(self.serve))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn serve_is_what_is_done_by_default() {
+        for words in [
+            &["fanfare", "--config", "x", "--listen", "a:1", "--listen", "b:2"][..],
+            &["fanfare", "serve", "--config", "x", "--listen", "a:1", "--listen", "b:2"],
+        ] {
+            match Cli::try_parse_from(words).map(Cli::into_command) {
+                Ok(Command::Serve(args)) => {
+                    assert_eq!(args.config.as_deref(), Some(std::path::Path::new("x")));
+                    assert_eq!(args.listen, ["a:1", "b:2"]);
+                    assert!(!args.insecure_dev_app);
+                }
+                other => panic!("{words:?}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn check_needs_a_file() {
+        assert!(Cli::try_parse_from(["fanfare", "check"]).is_err());
+        assert!(matches!(
+            Cli::try_parse_from(["fanfare", "check", "--config", "x"]).map(Cli::into_command),
+            Ok(Command::Check(_))
+        ));
+    }
+}

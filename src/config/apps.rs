@@ -1,0 +1,138 @@
+//! How apps, and the defaults for what they do not say, are read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Uri;
+
+use super::reading::{Section, not_one_of};
+use super::sections::{BYTES, DELAY, WAIT};
+use crate::model::app::{App, Features, KeyPair, Limits, Webhook, WebhookEvent};
+use crate::model::secret::Secret;
+
+const COUNT: usize = 1_000_000_000;
+const ITEMS: usize = 100_000;
+/// Names are part of every frame and of the names of metrics, so they stay short.
+const LENGTH: usize = 10_000;
+const EVENT_BYTES: u64 = 1 << 30;
+
+pub(super) fn apps(top: &Section<'_>) -> Vec<App> {
+    let defaults = top.section("defaults");
+    let base_features = features(&defaults.section("features"), &Features::default());
+    let base_limits = limits(&defaults.section("limits"), &Limits::default());
+    top.sections("apps").iter().map(|section| app(section, &base_features, &base_limits)).collect()
+}
+
+fn app(section: &Section<'_>, base_features: &Features, base_limits: &Limits) -> App {
+    let id = section.required("id");
+    if !id.bytes().all(|c| c.is_ascii_alphanumeric() || b"_-".contains(&c)) {
+        section.problem("id", format!("must be of letters, digits, \"_\" and \"-\", found {id:?}"));
+    }
+    let further = section.sections("keys");
+    App {
+        id: Arc::from(id),
+        keys: std::iter::once(section).chain(&further).map(key_pair).collect(),
+        enabled: section.flag("enabled", true),
+        features: features(&section.section("features"), base_features),
+        limits: limits(&section.section("limits"), base_limits),
+        webhooks: section.sections("webhooks").iter().map(webhook).collect(),
+    }
+}
+
+fn key_pair(section: &Section<'_>) -> KeyPair {
+    let key = section.required("key");
+    // It stands in paths, in queries, and before the colon of an auth string.
+    if !key.bytes().all(|c| c.is_ascii_graphic() && !b"/?#%&:".contains(&c)) {
+        section.problem("key", "must be of visible ASCII characters other than \"/?#%&:\"");
+    }
+    let secret = section.required("secret");
+    if secret.trim() != secret {
+        section.problem("secret", "must not begin or end with white space");
+    }
+    KeyPair { key, secret: Secret::new(secret) }
+}
+
+fn features(section: &Section<'_>, base: &Features) -> Features {
+    let origin =
+        |text: &str| if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) };
+    Features {
+        client_events: section.flag("client_events", base.client_events),
+        subscription_count: section.flag("subscription_count", base.subscription_count),
+        watchlist_events: section.flag("watchlist_events", base.watchlist_events),
+        authorized_connections: section.flag("authorized_connections", base.authorized_connections),
+        force_tls: section.flag("force_tls", base.force_tls),
+        allowed_origins: section
+            .list("allowed_origins", origin)
+            .unwrap_or_else(|| base.allowed_origins.clone()),
+    }
+}
+
+fn limits(section: &Section<'_>, base: &Limits) -> Limits {
+    let count = |key, default| section.number(key, default, 1..=COUNT);
+    let items = |key, default| section.number(key, default, 1..=ITEMS);
+    let length = |key, default| section.number(key, default, 1..=LENGTH);
+    let bytes = |key, default| section.size(key, default, *BYTES.start()..=EVENT_BYTES);
+    // Clients are told whole seconds; 0 would have them ping without end.
+    let activity = Duration::from_secs(1)..=*WAIT.end();
+    Limits {
+        max_connections: section.number("max_connections", base.max_connections, 0..=COUNT),
+        max_channels_per_connection: count("max_channels_per_connection", base.max_channels_per_connection),
+        client_events_per_second: section.number(
+            "client_events_per_second",
+            base.client_events_per_second,
+            0..=1_000_000,
+        ),
+        max_event_bytes: bytes("max_event_bytes", base.max_event_bytes),
+        max_event_name_length: length("max_event_name_length", base.max_event_name_length),
+        max_channel_name_length: length("max_channel_name_length", base.max_channel_name_length),
+        max_channels_per_trigger: items("max_channels_per_trigger", base.max_channels_per_trigger),
+        max_batch_events: items("max_batch_events", base.max_batch_events),
+        max_presence_members: count("max_presence_members", base.max_presence_members),
+        max_presence_member_bytes: bytes("max_presence_member_bytes", base.max_presence_member_bytes),
+        cache_ttl: section.duration("cache_ttl", base.cache_ttl, WAIT),
+        activity_timeout: section.duration("activity_timeout", base.activity_timeout, activity),
+        pong_timeout: section.duration("pong_timeout", base.pong_timeout, WAIT),
+        webhook_delay: section.duration("webhook_delay", base.webhook_delay, DELAY),
+    }
+}
+
+fn webhook(section: &Section<'_>) -> Webhook {
+    let url = section.required("url");
+    if !url.is_empty() && !is_web(&url) {
+        // Not shown: it may hold a password.
+        section.problem("url", "expected a URL that begins with http:// or https://");
+    }
+    let names = WebhookEvent::ALL.map(|(_, name)| name);
+    let event = |text: &str| {
+        let known = WebhookEvent::ALL.into_iter().find(|(_, name)| *name == text);
+        known.map(|(event, _)| event).ok_or_else(|| not_one_of(text, names.into_iter()))
+    };
+    let events = section.list("events", event);
+    Webhook {
+        url,
+        events: events.unwrap_or_else(|| WebhookEvent::ALL.map(|(event, _)| event).to_vec()),
+        batch: section.flag("batch", true),
+    }
+}
+
+fn is_web(url: &str) -> bool {
+    let web = |uri: &Uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|h| !h.is_empty())
+    };
+    url.parse::<Uri>().is_ok_and(|uri| web(&uri))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn web_addresses() {
+        for good in ["http://x", "https://user:pw@x.test:8443/hook?a=b", "http://[::1]:80/"] {
+            assert!(is_web(good), "{good}");
+        }
+        for bad in ["", "x.test/hook", "ftp://x", "http://", "http:///path", "https://x y/", "//x"] {
+            assert!(!is_web(bad), "{bad}");
+        }
+    }
+}

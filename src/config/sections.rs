@@ -1,0 +1,158 @@
+//! How each section but the apps is read: its keys and their ranges.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tracing_subscriber::EnvFilter;
+
+use super::listen::{self, Listen};
+use super::reading::{Refused, Section, not_one_of};
+use super::settings::{Admin, Cluster, Engine, Log, LogFormat, Server, Tls};
+use super::tree::Value;
+
+/// Waits must end, and some must not be over before they began.
+pub(super) const WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=YEAR;
+/// Delays may be left out.
+pub(super) const DELAY: RangeInclusive<Duration> = Duration::ZERO..=YEAR;
+/// Anything that fits into memory.
+pub(super) const BYTES: RangeInclusive<u64> = 1..=1 << 40;
+
+/// As long as it is written "1year": 365.25 days.
+const YEAR: Duration = Duration::from_secs(31_557_600);
+
+pub(super) fn server(section: &Section<'_>) -> Server {
+    let base = Server::default();
+    let tls = section.section("tls");
+    Server {
+        listen: section.list("listen", Listen::parse).unwrap_or(base.listen),
+        path_prefix: path_prefix(section),
+        trusted_proxies: section.list("trusted_proxies", network).unwrap_or(base.trusted_proxies),
+        shutdown_grace: section.duration("shutdown_grace", base.shutdown_grace, DELAY),
+        header_timeout: section.duration("header_timeout", base.header_timeout, WAIT),
+        body_timeout: section.duration("body_timeout", base.body_timeout, WAIT),
+        max_mailbox_bytes: section.size("max_mailbox_bytes", base.max_mailbox_bytes, BYTES),
+        max_queue_bytes: section.size("max_queue_bytes", base.max_queue_bytes, BYTES),
+        queue_timeout: section.duration("queue_timeout", base.queue_timeout, WAIT),
+        max_cache_bytes: section.size("max_cache_bytes", base.max_cache_bytes, BYTES),
+        subscription_errors: section.flag("subscription_errors", base.subscription_errors),
+        tls: Tls { cert: file(&tls, "cert"), key: file(&tls, "key") },
+    }
+}
+
+pub(super) fn admin(section: &Section<'_>) -> Admin {
+    let base = Admin::default();
+    let address = checked(section, "listen", listen::address);
+    let token = checked(section, "token", |token| {
+        // It travels in a header.
+        let fits = token.bytes().all(|c| c.is_ascii_graphic());
+        if fits { Ok(token.to_owned()) } else { Err("must be of visible ASCII characters".to_owned()) }
+    });
+    Admin { listen: address.unwrap_or(base.listen), token: token.unwrap_or(base.token) }
+}
+
+pub(super) fn log(section: &Section<'_>) -> Log {
+    let base = Log::default();
+    Log {
+        level: checked(section, "level", level).unwrap_or(base.level),
+        format: section.choice("format", base.format, &LogFormat::ALL),
+    }
+}
+
+pub(super) fn cluster(section: &Section<'_>) -> Cluster {
+    let base = Cluster::default();
+    let prefix = checked(section, "prefix", |prefix| {
+        let plain = |c: u8| c.is_ascii_alphanumeric() || b"-_.:".contains(&c);
+        let fits = !prefix.is_empty() && prefix.bytes().all(plain);
+        if fits { Ok(prefix.to_owned()) } else { Err("must be of letters, digits and \"-_.:\"".to_owned()) }
+    });
+    Cluster {
+        engine: section.choice("engine", base.engine, &Engine::ALL),
+        url: section.text("url", &base.url),
+        prefix: prefix.unwrap_or(base.prefix),
+    }
+}
+
+/// Text that `parse` makes something of.
+fn checked<T>(section: &Section<'_>, key: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    section.read(key, "text", |value| match value {
+        Value::Text(text) | Value::Raw(text) => parse(text).map_err(Refused::Because),
+        _ => Err(Refused::Kind),
+    })
+}
+
+fn file(section: &Section<'_>, key: &str) -> Option<PathBuf> {
+    let path = section.text(key, "");
+    (!path.is_empty()).then(|| PathBuf::from(path))
+}
+
+fn path_prefix(section: &Section<'_>) -> String {
+    let prefix = checked(section, "path_prefix", |text| {
+        let prefix = text.trim_end_matches('/');
+        let plain = |c: u8| c.is_ascii_alphanumeric() || b"-_.~".contains(&c);
+        let fits = |part: &str| !part.is_empty() && part != "." && part != ".." && part.bytes().all(plain);
+        match prefix.strip_prefix('/') {
+            None if text.is_empty() || text == "/" => Ok(String::new()),
+            None => Err(format!("must begin with \"/\", found {text:?}")),
+            Some(parts) if parts.split('/').all(fits) => Ok(prefix.to_owned()),
+            Some(_) => {
+                Err(format!("must be a path as in \"/x/y\" of letters, digits and \"-_.~\", found {text:?}"))
+            }
+        }
+    });
+    prefix.unwrap_or_default()
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let one = || text.parse::<IpAddr>().ok().map(IpNet::from);
+    let network = text.parse().ok().or_else(one);
+    network
+        .ok_or_else(|| format!("expected a network such as \"10.0.0.0/8\" or an IP address, found {text:?}"))
+}
+
+/// Checks log directives, and takes out the spaces that the filter would not bear. A lone word must
+/// be a level: the filter itself would take a misspelt one for the name of a module.
+fn level(text: &str) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let directives: Vec<&str> = text.split(',').map(str::trim).collect();
+    for directive in &directives {
+        let is_level = LEVELS.iter().any(|level| level.eq_ignore_ascii_case(directive));
+        if !is_level && !directive.contains(['=', '[']) {
+            return Err(not_one_of(directive, LEVELS.into_iter()));
+        }
+    }
+    let level = directives.join(",");
+    match EnvFilter::builder().parse(&level) {
+        Ok(_) => Ok(level),
+        Err(_) => Err(format!("expected a level such as \"info\" or \"warn,fanfare=debug\", found {text:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels() {
+        for good in ["info", "INFO", "off", "warn,fanfare=debug", "trace,fanfare::hub=off"] {
+            assert_eq!(level(good), Ok(good.to_owned()));
+        }
+        assert_eq!(level(" warn, fanfare=debug"), Ok("warn,fanfare=debug".to_owned()));
+        assert_eq!(level("inof"), Err("unknown value \"inof\", did you mean \"info\"?".to_owned()));
+        for bad in ["", "loud", "fanfare=loud", "info,", "fanfare=debug="] {
+            assert!(level(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn networks() {
+        assert_eq!(network("10.0.0.0/8").map(|net| net.to_string()), Ok("10.0.0.0/8".to_owned()));
+        assert_eq!(network("10.1.2.3").map(|net| net.to_string()), Ok("10.1.2.3/32".to_owned()));
+        assert_eq!(network("::1").map(|net| net.to_string()), Ok("::1/128".to_owned()));
+        for bad in ["", "10.0.0.0/33", "localhost", "10/8"] {
+            assert!(network(bad).is_err(), "{bad}");
+        }
+    }
+}

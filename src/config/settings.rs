@@ -1,0 +1,173 @@
+//! The settings as the rest of the broker uses them. The defaults stand here and nowhere else.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::listen::Listen;
+
+/// The public side (`[server]`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Server {
+    /// Where it listens; never empty.
+    pub listen: Vec<Listen>,
+    /// What stands before every public path: empty, or `/x/y` without a slash at the end.
+    pub path_prefix: String,
+    /// Peers whose `X-Forwarded-*` headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How long a drained stop waits for sockets to close; 0: not at all.
+    pub shutdown_grace: Duration,
+    /// How long a client may take to send a request's headers, idle keep-alive included.
+    pub header_timeout: Duration,
+    /// How long a client may take to send a request's body.
+    pub body_timeout: Duration,
+    /// Bytes queued towards one socket; above it the socket is closed as a slow consumer.
+    pub max_mailbox_bytes: usize,
+    /// Bytes of events queued in one channel before publishers wait.
+    pub max_queue_bytes: usize,
+    /// How long a publisher waits for room in a queue before it is answered 503.
+    pub queue_timeout: Duration,
+    /// Bytes of cached events, all cache channels together.
+    pub max_cache_bytes: usize,
+    /// A refused subscribe is answered with `pusher:subscription_error` besides `pusher:error`.
+    pub subscription_errors: bool,
+    /// The certificate of the `tls://` listeners.
+    pub tls: Tls,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: vec![Listen::Tcp("127.0.0.1:6001".to_owned())],
+            path_prefix: String::new(),
+            trusted_proxies: Vec::new(),
+            shutdown_grace: Duration::from_secs(15),
+            header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(30),
+            max_mailbox_bytes: 1 << 20,
+            max_queue_bytes: 1 << 20,
+            queue_timeout: Duration::from_secs(5),
+            max_cache_bytes: 64 << 20,
+            subscription_errors: true,
+            tls: Tls::default(),
+        }
+    }
+}
+
+/// The certificate of the `tls://` listeners (`[server.tls]`): both files or none.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Tls {
+    /// PEM file of the certificate chain.
+    pub cert: Option<PathBuf>,
+    /// PEM file of the private key.
+    pub key: Option<PathBuf>,
+}
+
+/// The private side: health, metrics, console (`[admin]`).
+#[derive(Clone, PartialEq)]
+pub struct Admin {
+    /// Where it listens, `host:port`, resolved when bound.
+    pub listen: String,
+    /// What its callers must show; empty: nothing, which only a loopback listener may have. Secret.
+    pub token: String,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:9601".to_owned(), token: String::new() }
+    }
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").field("listen", &self.listen).field("token", &masked(&self.token)).finish()
+    }
+}
+
+/// What is logged, and how (`[log]`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Log {
+    /// A level, or directives as `tracing_subscriber::EnvFilter` reads them.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl LogFormat {
+    /// Every format with its name in the config.
+    pub const ALL: [(Self, &'static str); 2] = [(Self::Text, "text"), (Self::Json, "json")];
+}
+
+/// What joins nodes (`[cluster]`).
+#[derive(Clone, PartialEq)]
+pub struct Cluster {
+    /// The engine.
+    pub engine: Engine,
+    /// Where the engine is; unused by the local one. May hold a password.
+    pub url: String,
+    /// What the names of all its keys and topics begin with.
+    pub prefix: String,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self { engine: Engine::Local, url: String::new(), prefix: "fanfare".to_owned() }
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Cluster");
+        out.field("engine", &self.engine)
+            .field("url", &masked(&self.url))
+            .field("prefix", &self.prefix)
+            .finish()
+    }
+}
+
+/// The thing that joins nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// None: one node.
+    Local,
+    /// Redis.
+    Redis,
+}
+
+impl Engine {
+    /// Every engine with its name in the config.
+    pub const ALL: [(Self, &'static str); 2] = [(Self::Local, "local"), (Self::Redis, "redis")];
+}
+
+fn masked(secret: &str) -> &'static str {
+    if secret.is_empty() { "" } else { "***" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let admin = Admin { token: "s3cret".to_owned(), ..Admin::default() };
+        let cluster = Cluster { url: "redis://:s3cret@host".to_owned(), ..Cluster::default() };
+        assert!(!format!("{admin:?}{cluster:?}").contains("s3cret"));
+    }
+}

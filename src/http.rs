@@ -1,0 +1,80 @@
+//! HTTP replies, and request bodies that are bounded in bytes and time.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use hyper::{Response, StatusCode};
+
+/// What the broker answers.
+pub type Reply = Response<Full<Bytes>>;
+
+/// A JSON reply.
+pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Reply {
+    reply(status, HeaderValue::from_static("application/json"), body.into())
+}
+
+/// A one-line text reply; the line end is added.
+pub fn text(status: StatusCode, line: &str) -> Reply {
+    let mut body = String::with_capacity(line.len() + 1);
+    body.push_str(line);
+    body.push('\n');
+    reply(status, HeaderValue::from_static("text/plain; charset=utf-8"), body.into())
+}
+
+/// A reply of any content type.
+pub fn reply(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Reply {
+    let mut reply = Response::new(Full::new(body));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(CONTENT_TYPE, content_type);
+    reply
+}
+
+/// Makes `reply` the connection's last: what the client still sends is not worth reading.
+pub fn last(mut reply: Reply) -> Reply {
+    reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    reply
+}
+
+/// Why a request's body could not be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyError {
+    /// It is longer than the limit. The rest was not read.
+    TooLong,
+    /// It did not come in time.
+    TooSlow,
+    /// The connection broke.
+    Lost,
+}
+
+/// Reads a body of at most `limit` bytes within `timeout`.
+///
+/// # Errors
+/// See [`BodyError`]; an announced length over the limit is refused unread.
+pub async fn read_body(body: Incoming, limit: usize, timeout: Duration) -> Result<Bytes, BodyError> {
+    if body.size_hint().lower() > limit as u64 {
+        return Err(BodyError::TooLong);
+    }
+    tokio::time::timeout(timeout, collect(body, limit)).await.unwrap_or(Err(BodyError::TooSlow))
+}
+
+async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes, BodyError> {
+    let mut whole = Bytes::new();
+    let mut joined = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(part) = frame.map_err(|_| BodyError::Lost)?.into_data() else { continue };
+        if whole.len() + joined.len() + part.len() > limit {
+            return Err(BodyError::TooLong);
+        }
+        // Nearly every body comes as one part and is passed on without a copy.
+        if whole.is_empty() && joined.is_empty() {
+            whole = part;
+        } else {
+            joined.extend_from_slice(&std::mem::take(&mut whole));
+            joined.extend_from_slice(&part);
+        }
+    }
+    Ok(if joined.is_empty() { whole } else { joined.freeze() })
+}

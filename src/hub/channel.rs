@@ -1,0 +1,225 @@
+//! One channel: its order of events, its subscribers, its members and its cached event. What
+//! belongs together is decided under one short lock.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::cache::Cached;
+use super::fanout::{Idle, Segment, Subscriber};
+use super::format::Published;
+use super::presence::{Joined, Left, Members};
+use super::{AppHub, Draft, Shared};
+use crate::model::channel::ChannelName;
+use crate::model::event::{Body, Origin};
+use crate::model::member::{Member, UserId};
+
+/// A channel. It lives in the map while somebody is subscribed or an event is cached.
+pub(super) struct Channel {
+    name: ChannelName,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Given back: no longer in the map. Whoever still holds it must look again.
+    retired: bool,
+    /// The place of the last event in the channel's order.
+    position: u64,
+    subscribers: usize,
+    segments: Vec<Arc<Segment>>,
+    members: Option<Members>,
+    cached: Option<Cached>,
+}
+
+/// A socket's place in a channel, held by its session. It must be ended, not dropped.
+pub struct Subscription {
+    channel: Arc<Channel>,
+    segment: Arc<Segment>,
+    slot: usize,
+    subscriber: Subscriber,
+    user_id: Option<UserId>,
+}
+
+/// What a newcomer finds.
+pub struct Snapshot<'a> {
+    /// The members, itself included, in presence channels.
+    pub members: Option<&'a Members>,
+    /// The cached event as a frame.
+    pub cached: Option<Bytes>,
+}
+
+/// The channel has as many members as it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the presence channel is full")]
+pub struct Full;
+
+impl Channel {
+    pub(super) fn new(name: ChannelName) -> Self {
+        Self { name, state: Mutex::default() }
+    }
+
+    /// Takes the draft and gives it its place. `None` when the channel is retired. The segments
+    /// returned were idle and must be started.
+    pub(super) fn publish(
+        &self,
+        app: &Arc<AppHub>,
+        draft: &mut Option<Draft>,
+        cache_for: Option<Duration>,
+    ) -> Option<Idle> {
+        let mut state = self.state.lock();
+        if state.retired {
+            return None;
+        }
+        let Some(draft) = draft.take().filter(|_| state.subscribers > 0 || cache_for.is_some()) else {
+            return Some(Idle::new());
+        };
+        let event = app.shared.event(&self.name, draft);
+        let Some(ttl) = cache_for else { return Some(state.append(Published::new(event).into())) };
+        let published = Arc::new(Published::new(event.detached()));
+        let old = state.cached.take();
+        let cached = app.shared.cache.enter(app, Arc::clone(&published), Instant::now() + ttl, old);
+        state.cached = Some(cached);
+        Some(state.append(published))
+    }
+
+    /// See [`AppHub::subscribe`]. `Ok(None)` when the channel is retired.
+    pub(super) fn subscribe(
+        self: &Arc<Self>,
+        shared: &Shared,
+        subscriber: &Subscriber,
+        member: Option<&(Member, usize)>,
+        prefix: &mut Option<impl FnOnce(&Snapshot<'_>)>,
+    ) -> Result<Option<(Subscription, Idle)>, Full> {
+        let mut state = self.state.lock();
+        if state.retired {
+            return Ok(None);
+        }
+        let idle = match member {
+            Some((member, limit)) => self.join(&mut state, shared, subscriber, member, *limit)?,
+            None => Idle::new(),
+        };
+        let (segment, slot) = state.seat(subscriber);
+        if let Some(prefix) = prefix.take() {
+            let cached = state.cached.as_ref().and_then(Cached::fresh);
+            let cached = cached.map(|event| event.frame(subscriber.format, &shared.formats).clone());
+            prefix(&Snapshot { members: state.members.as_ref(), cached });
+        }
+        let channel = Arc::clone(self);
+        let user_id = member.map(|(member, _)| Arc::clone(&member.user_id));
+        let subscription = Subscription { channel, segment, slot, subscriber: subscriber.clone(), user_id };
+        Ok(Some((subscription, idle)))
+    }
+
+    /// The event for the others is appended before the newcomer is seated, so it misses it.
+    fn join(
+        &self,
+        state: &mut State,
+        shared: &Shared,
+        subscriber: &Subscriber,
+        member: &Member,
+        limit: usize,
+    ) -> Result<Idle, Full> {
+        let socket = subscriber.mailbox.socket();
+        match state.members.get_or_insert_default().join(member, socket, limit) {
+            Joined::Full => Err(Full),
+            Joined::Again => Ok(Idle::new()),
+            Joined::First => {
+                let (user_id, user_info) = (Arc::clone(&member.user_id), member.user_info.clone());
+                let body = Body::MemberAdded { user_id, user_info };
+                Ok(self.announce(state, shared, subscriber, body))
+            }
+        }
+    }
+
+    fn announce(&self, state: &mut State, shared: &Shared, who: &Subscriber, body: Body) -> Idle {
+        if state.subscribers == 0 {
+            return Idle::new();
+        }
+        let origin = Origin::Socket(who.mailbox.socket());
+        let event = shared.event(&self.name, Draft { origin, except: None, body, cache_for: None });
+        state.append(Published::new(event).into())
+    }
+
+    pub(super) fn has_room(&self, limit: usize) -> bool {
+        self.state.lock().segments.iter().all(|segment| segment.queued() < limit)
+    }
+
+    /// Retires the channel if it is vacant: the caller removes it from the map.
+    pub(super) fn retire(&self) -> bool {
+        let mut state = self.state.lock();
+        state.retired |= state.is_vacant();
+        state.retired
+    }
+
+    /// Drops the cached event if it goes by `number`. Says whether the channel is vacant then.
+    pub(super) fn drop_cached(&self, number: u64) -> bool {
+        let mut state = self.state.lock();
+        state.cached.take_if(|cached| cached.is_number(number));
+        state.is_vacant()
+    }
+
+    /// Looks at the subscribers, members and cached event together.
+    pub(super) fn look<T>(&self, look: impl FnOnce(usize, Option<&Members>, Option<&Cached>) -> T) -> T {
+        let state = self.state.lock();
+        look(state.subscribers, state.members.as_ref(), state.cached.as_ref())
+    }
+}
+
+impl State {
+    fn is_vacant(&self) -> bool {
+        self.subscribers == 0 && self.cached.is_none()
+    }
+
+    fn append(&mut self, published: Arc<Published>) -> Idle {
+        self.position += 1;
+        let was_idle = |segment: &&Arc<Segment>| segment.append(self.position, &published);
+        self.segments.iter().filter(was_idle).cloned().collect()
+    }
+
+    /// Seats a subscriber in the first segment with a free place.
+    fn seat(&mut self, subscriber: &Subscriber) -> (Arc<Segment>, usize) {
+        self.subscribers += 1;
+        let since = self.position + 1;
+        for segment in &self.segments {
+            if let Some(slot) = segment.seat(subscriber, since) {
+                return (Arc::clone(segment), slot);
+            }
+        }
+        let (segment, slot) = Segment::with_first(subscriber, since);
+        self.segments.push(Arc::clone(&segment));
+        (segment, slot)
+    }
+
+    fn unseat(&mut self, segment: &Arc<Segment>, slot: usize) {
+        self.subscribers -= 1;
+        let empty = segment.unseat(slot, self.position);
+        if empty && self.segments.len() > 1 {
+            self.segments.retain(|other| !Arc::ptr_eq(other, segment));
+        }
+    }
+}
+
+impl Subscription {
+    /// Leaves the channel. Returns its name, the segments to start, and whether it is vacant.
+    pub(super) fn end(self, shared: &Shared) -> (ChannelName, Idle, bool) {
+        let mut state = self.channel.state.lock();
+        state.unseat(&self.segment, self.slot);
+        let socket = self.subscriber.mailbox.socket();
+        let mut idle = Idle::new();
+        if let (Some(user_id), Some(members)) = (&self.user_id, &mut state.members)
+            && members.leave(user_id, socket) == Left::Last
+        {
+            let body = Body::MemberRemoved { user_id: Arc::clone(user_id) };
+            idle = self.channel.announce(&mut state, shared, &self.subscriber, body);
+        }
+        (self.channel.name.clone(), idle, state.is_vacant())
+    }
+
+    /// The member that the socket is in this channel.
+    pub fn user_id(&self) -> Option<&UserId> {
+        self.user_id.as_ref()
+    }
+}

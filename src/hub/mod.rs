@@ -1,0 +1,246 @@
+//! The hub: channels, their subscribers, and the way of an event from whoever publishes it to
+//! every mailbox. It knows no protocol and no transport; doors give it a [`Format`] and mailboxes.
+//!
+//! Reading order: this file (publish, subscribe, queries) → `channel` (what happens under a
+//! channel's lock) → `fanout` (segments, runners and rounds) → `presence` and `cache`.
+//!
+//! Locks are short, never held over an await, and taken in this order:
+//! map entry → channel → segment → mailbox. The cache index comes after the channel.
+
+mod cache;
+mod channel;
+mod fanout;
+mod format;
+mod presence;
+mod queries;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+
+pub use self::channel::{Full, Snapshot, Subscription};
+pub use self::fanout::Subscriber;
+pub use self::format::{Format, FormatId, Formats};
+pub use self::presence::Members;
+pub use self::queries::{CachedEvent, Counts};
+
+use self::cache::CacheIndex;
+use self::channel::Channel;
+use self::fanout::Room;
+use crate::metrics::Metrics;
+use crate::model::app::AppId;
+use crate::model::channel::ChannelName;
+use crate::model::event::{Body, Event, EventIds, Origin, now_ms};
+use crate::model::member::Member;
+use crate::model::socket::SocketId;
+
+/// What bounds the hub.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Bytes of events queued in one segment of a channel before publishers wait.
+    pub max_queue_bytes: usize,
+    /// How long a publisher waits for room.
+    pub queue_timeout: Duration,
+    /// Bytes of cached events, over all cache channels.
+    pub max_cache_bytes: usize,
+}
+
+/// The channels of all apps.
+pub struct Hub {
+    apps: DashMap<AppId, Arc<AppHub>>,
+    shared: Arc<Shared>,
+}
+
+/// What every channel of the hub shares.
+struct Shared {
+    settings: Settings,
+    formats: Formats,
+    ids: EventIds,
+    room: Room,
+    cache: CacheIndex,
+    metrics: Arc<Metrics>,
+}
+
+/// The channels of one app.
+pub struct AppHub {
+    channels: DashMap<ChannelName, Arc<Channel>>,
+    shared: Arc<Shared>,
+}
+
+/// The publisher waited for room in a channel's queue, and there was none in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the channel's queue is full")]
+pub struct QueueFull;
+
+/// What a publisher says; the hub makes an [`Event`] of it.
+pub struct Draft {
+    /// Who publishes.
+    pub origin: Origin,
+    /// The socket that is not told.
+    pub except: Option<SocketId>,
+    /// What.
+    pub body: Body,
+    /// How long a cache channel keeps it; `None`: not at all.
+    pub cache_for: Option<Duration>,
+}
+
+impl Hub {
+    /// An empty hub that writes events in `formats`.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub fn new(
+        settings: Settings,
+        formats: Formats,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, getrandom::Error> {
+        let cache = CacheIndex::new(settings.max_cache_bytes);
+        let (ids, room) = (EventIds::begin()?, Room::default());
+        let shared = Arc::new(Shared { settings, formats, ids, room, cache, metrics });
+        Ok(Self { apps: DashMap::new(), shared })
+    }
+
+    /// The channels of the app that goes by `id`.
+    pub fn app(&self, id: &AppId) -> Arc<AppHub> {
+        if let Some(app) = self.apps.get(id) {
+            return Arc::clone(&app);
+        }
+        let new = || Arc::new(AppHub { channels: DashMap::new(), shared: Arc::clone(&self.shared) });
+        Arc::clone(&self.apps.entry(Arc::clone(id)).or_insert_with(new))
+    }
+
+    /// Each app that anything has happened in.
+    pub fn each_app(&self, mut visit: impl FnMut(&AppId, &AppHub)) {
+        let apps: Vec<_> = self.apps.iter().map(|e| (Arc::clone(e.key()), Arc::clone(&e))).collect();
+        for (id, app) in apps {
+            visit(&id, &app);
+        }
+    }
+
+    /// Gives back the memory of cached events whose time is over.
+    pub fn expire_cache(&self) {
+        self.shared.cache.expire();
+    }
+}
+
+impl AppHub {
+    /// Waits until every one of `channels` has room for another event.
+    ///
+    /// # Errors
+    /// When one has none for as long as publishers wait. Nothing has been published then.
+    pub async fn room(&self, channels: &[ChannelName]) -> Result<(), QueueFull> {
+        let limit = self.shared.settings.max_queue_bytes;
+        let has_room = || {
+            channels.iter().all(|name| self.channels.get(name).is_none_or(|channel| channel.has_room(limit)))
+        };
+        if has_room() {
+            return Ok(());
+        }
+        let waiting = self.shared.room.wait_until(has_room);
+        tokio::time::timeout(self.shared.settings.queue_timeout, waiting).await.map_err(|_| QueueFull)
+    }
+
+    /// Whether `channel` has room for another event now.
+    pub fn has_room(&self, channel: &ChannelName) -> bool {
+        let limit = self.shared.settings.max_queue_bytes;
+        self.channels.get(channel).is_none_or(|channel| channel.has_room(limit))
+    }
+
+    /// Publishes: gives the event its place in the channel's order and answers. Delivery
+    /// follows, in this call when the subscribers are few.
+    pub fn publish(self: &Arc<Self>, name: &ChannelName, draft: Draft) {
+        let cache_for = draft.cache_for.filter(|_| name.kind().cache);
+        let mut draft = Some(draft);
+        loop {
+            let channel = match self.channels.get(name) {
+                Some(channel) => Arc::clone(&channel),
+                None if cache_for.is_some() => self.channel(name),
+                None => return,
+            };
+            // A channel that was given back meanwhile refuses; the next one stands in the map.
+            match channel.publish(self, &mut draft, cache_for) {
+                Some(idle) => {
+                    self.shared.start(idle);
+                    break;
+                }
+                None => continue,
+            }
+        }
+        if cache_for.is_some() {
+            self.shared.cache.evict();
+        }
+    }
+
+    /// Subscribes in one step: the subscriber becomes visible, and `prefix` writes to its
+    /// mailbox what must come before the first event.
+    ///
+    /// # Errors
+    /// When a presence channel has as many members as it may have.
+    pub fn subscribe(
+        self: &Arc<Self>,
+        name: &ChannelName,
+        subscriber: Subscriber,
+        member: Option<(Member, usize)>,
+        prefix: impl FnOnce(&Snapshot<'_>),
+    ) -> Result<Subscription, Full> {
+        let mut prefix = Some(prefix);
+        loop {
+            let channel = self.channel(name);
+            match channel.subscribe(&self.shared, &subscriber, member.as_ref(), &mut prefix) {
+                Ok(Some((subscription, idle))) => {
+                    self.shared.start(idle);
+                    return Ok(subscription);
+                }
+                Ok(None) => continue,
+                Err(full) => {
+                    self.give_back(name);
+                    return Err(full);
+                }
+            }
+        }
+    }
+
+    /// Ends a subscription.
+    pub fn unsubscribe(&self, subscription: Subscription) {
+        let (name, idle, vacant) = subscription.end(&self.shared);
+        self.shared.start(idle);
+        if vacant {
+            self.give_back(&name);
+        }
+    }
+
+    fn channel(&self, name: &ChannelName) -> Arc<Channel> {
+        if let Some(channel) = self.channels.get(name) {
+            return Arc::clone(&channel);
+        }
+        let new = || Arc::new(Channel::new(name.clone()));
+        Arc::clone(&self.channels.entry(name.clone()).or_insert_with(new))
+    }
+
+    /// Removes the channel if nobody and nothing is in it.
+    fn give_back(&self, name: &ChannelName) {
+        self.channels.remove_if(name, |_, channel| channel.retire());
+    }
+
+    /// Drops the channel's cached event if it is still the one that goes by `number`.
+    fn drop_cached(&self, name: &ChannelName, number: u64) {
+        let channel = self.channels.get(name).map(|channel| Arc::clone(&channel));
+        if channel.is_some_and(|channel| channel.drop_cached(number)) {
+            self.give_back(name);
+        }
+    }
+}
+
+impl Shared {
+    fn event(&self, channel: &ChannelName, draft: Draft) -> Event {
+        Event {
+            id: self.ids.next(),
+            timestamp_ms: now_ms(),
+            channel: channel.clone(),
+            origin: draft.origin,
+            except: draft.except,
+            body: draft.body,
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! The bounded way out to one peer. Publishers write through it; they never wait for a reader.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, Bytes};
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+
+use crate::model::close::CloseReason;
+use crate::model::socket::SocketId;
+
+/// Buffers joined in one system call when a backlog is written.
+const WRITE_AT_ONCE: usize = 32;
+
+/// One socket's way out, shared by its own task and by everybody who writes to it.
+///
+/// A frame goes straight to the kernel while nothing is queued. What the kernel does not take is
+/// queued, up to a limit in bytes, and the socket's task is woken to write the rest. Above the
+/// limit the socket is closed as a slow consumer.
+pub struct Mailbox {
+    socket: SocketId,
+    /// In one allocation with the lock: whoever has the lock is about to need the stream.
+    stream: TcpStream,
+    limit: usize,
+    heard_ms: AtomicU64,
+    pinged: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Bytes>,
+    queued: usize,
+    /// Some bytes of the first buffer are on the wire, so the rest must follow.
+    front_begun: bool,
+    closing: Option<CloseReason>,
+    task: Option<Waker>,
+}
+
+impl Mailbox {
+    /// A mailbox in front of `stream` that queues at most `limit` bytes.
+    pub fn new(socket: SocketId, stream: TcpStream, limit: usize, now_ms: u64) -> Self {
+        Self {
+            socket,
+            stream,
+            limit,
+            heard_ms: AtomicU64::new(now_ms),
+            pinged: AtomicBool::new(false),
+            state: Mutex::default(),
+        }
+    }
+
+    /// Whose mailbox this is.
+    pub fn socket(&self) -> SocketId {
+        self.socket
+    }
+
+    /// Writes ready-made frames, or queues them. Does nothing once the socket is closing.
+    pub fn push(&self, frames: &Bytes) {
+        let mut state = self.state.lock();
+        if state.closing.is_some() {
+            return;
+        }
+        let written = if state.queue.is_empty() { self.write_through(frames) } else { Ok(0) };
+        match written {
+            Ok(n) if n == frames.len() => {}
+            Ok(n) => state.queue_rest(frames.slice(n..), n > 0, self.limit),
+            Err(_) => state.close(CloseReason::Lost),
+        }
+    }
+
+    fn write_through(&self, frames: &Bytes) -> io::Result<usize> {
+        match self.stream.try_write(frames) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(0),
+            other => other,
+        }
+    }
+
+    /// Begins the end of the socket. The first reason given stands.
+    pub fn close(&self, reason: CloseReason) {
+        self.state.lock().close(reason);
+    }
+
+    /// Why the socket is closing, if it is.
+    pub fn closing(&self) -> Option<CloseReason> {
+        self.state.lock().closing
+    }
+
+    /// Bytes that wait for the peer.
+    pub fn queued(&self) -> usize {
+        self.state.lock().queued
+    }
+
+    /// The last frame of all, for a mailbox that is closing and takes no others.
+    pub fn push_farewell(&self, frame: Bytes) {
+        let mut state = self.state.lock();
+        state.queued += frame.len();
+        state.queue.push_back(frame);
+    }
+
+    /// For the socket's task: waits until there is a reason to close, writing the backlog
+    /// meanwhile.
+    pub fn poll_closing(&self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let mut state = self.state.lock();
+        if let Some(reason) = state.closing {
+            return Poll::Ready(reason);
+        }
+        state.remember(cx);
+        match self.poll_write(&mut state, cx) {
+            Poll::Ready(Err(_)) => Poll::Ready(*state.closing.insert(CloseReason::Lost)),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// For the socket's task: waits until everything queued is on the wire.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.state.lock();
+        state.remember(cx);
+        self.poll_write(&mut state, cx)
+    }
+
+    fn poll_write(&self, state: &mut State, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !state.queue.is_empty() {
+            ready!(self.stream.poll_write_ready(cx))?;
+            let mut slices = [IoSlice::new(&[]); WRITE_AT_ONCE];
+            let count = state.queue.iter().zip(&mut slices).map(|(buf, s)| *s = IoSlice::new(buf)).count();
+            match self.stream.try_write_vectored(&slices[..count]) {
+                Ok(n) => state.written(n),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// For the socket's task: reads what has come into `buffer`; 0 is the end.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.stream.try_read(buffer) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+
+    /// Tells the peer that nothing more will come. A broken connection needs no telling.
+    pub fn shut_down(&self) {
+        let _ = socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write);
+    }
+
+    /// Notes that the peer sent something: it is alive.
+    pub fn heard(&self, now_ms: u64) {
+        self.heard_ms.store(now_ms, Ordering::Relaxed);
+        if self.pinged.load(Ordering::Relaxed) {
+            self.pinged.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// How long the peer has sent nothing, in milliseconds.
+    pub fn silent_for(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.heard_ms.load(Ordering::Relaxed))
+    }
+
+    /// Whether a ping is due, that is, none has been sent since the peer was last heard. Says
+    /// so once.
+    pub fn begin_ping(&self) -> bool {
+        !self.pinged.swap(true, Ordering::Relaxed)
+    }
+}
+
+impl State {
+    fn queue_rest(&mut self, rest: Bytes, begun: bool, limit: usize) {
+        // One buffer always fits: a list of members may be longer than the whole limit.
+        if self.queued > 0 && self.queued + rest.len() > limit {
+            self.drop_backlog();
+            self.close(CloseReason::SlowConsumer);
+            return;
+        }
+        let was_empty = self.queue.is_empty();
+        self.front_begun |= was_empty && begun;
+        self.queued += rest.len();
+        self.queue.push_back(rest);
+        if was_empty {
+            self.wake();
+        }
+    }
+
+    /// Gives the backlog back, but for a buffer whose beginning the peer already has.
+    fn drop_backlog(&mut self) {
+        self.queue.truncate(usize::from(self.front_begun));
+        self.queue.shrink_to_fit();
+        self.queued = self.queue.front().map_or(0, Bytes::len);
+    }
+
+    fn written(&mut self, mut n: usize) {
+        self.queued -= n;
+        self.front_begun |= n > 0;
+        while let Some(front) = self.queue.front_mut() {
+            if n < front.len() {
+                front.advance(n);
+                break;
+            }
+            n -= front.len();
+            self.queue.pop_front();
+            self.front_begun = n > 0;
+        }
+        if self.queue.is_empty() {
+            self.front_begun = false;
+            self.queue = VecDeque::new();
+        }
+    }
+
+    fn close(&mut self, reason: CloseReason) {
+        if self.closing.is_none() {
+            self.closing = Some(reason);
+            self.wake();
+        }
+    }
+
+    fn remember(&mut self, cx: &Context<'_>) {
+        match &mut self.task {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &self.task {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    async fn pair(limit: usize) -> (Mailbox, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let (near, far) =
+            tokio::join!(TcpStream::connect(listener.local_addr().expect("addr")), listener.accept());
+        let id = SocketId::draw().expect("id");
+        (Mailbox::new(id, far.expect("accept").0, limit, 0), near.expect("connect"))
+    }
+
+    /// Fills the kernel's buffers until the mailbox queues.
+    fn fill(mailbox: &Mailbox) -> usize {
+        let block = Bytes::from(vec![b'x'; 64 * 1024]);
+        let mut pushed = 0;
+        while mailbox.queued() == 0 {
+            mailbox.push(&block);
+            pushed += block.len();
+            assert!(pushed < 256 << 20, "the kernel takes everything");
+        }
+        pushed
+    }
+
+    #[tokio::test]
+    async fn writes_through_while_nothing_is_queued() {
+        let (mailbox, mut peer) = pair(1024).await;
+        mailbox.push(&Bytes::from_static(b"hello"));
+        assert_eq!(mailbox.queued(), 0);
+        let mut got = [0; 5];
+        peer.read_exact(&mut got).await.expect("read");
+        assert_eq!(&got, b"hello");
+    }
+
+    #[tokio::test]
+    async fn the_backlog_arrives_whole_and_in_order() {
+        let (mailbox, mut peer) = pair(1 << 20).await;
+        let filled = fill(&mailbox);
+        for n in 0..1000u32 {
+            mailbox.push(&Bytes::from(n.to_be_bytes().to_vec()));
+        }
+        let read = async {
+            let mut all = vec![0; filled + 4000];
+            peer.read_exact(&mut all).await.expect("read");
+            all
+        };
+        let (all, flushed) = tokio::join!(read, poll_fn(|cx| mailbox.poll_flush(cx)));
+        flushed.expect("flush");
+        for (n, chunk) in all[filled..].chunks(4).enumerate() {
+            assert_eq!(chunk, (n as u32).to_be_bytes());
+        }
+        assert_eq!(mailbox.queued(), 0);
+    }
+
+    #[tokio::test]
+    async fn above_the_limit_the_socket_closes_and_the_backlog_is_given_back() {
+        let (mailbox, _peer) = pair(128 * 1024).await;
+        fill(&mailbox);
+        let block = Bytes::from(vec![b'x'; 100 * 1024]);
+        while mailbox.closing().is_none() {
+            mailbox.push(&block);
+        }
+        assert_eq!(mailbox.closing(), Some(CloseReason::SlowConsumer));
+        assert!(mailbox.queued() <= 64 * 1024, "only a begun frame stays");
+        let before = mailbox.queued();
+        mailbox.push(&block);
+        assert_eq!(mailbox.queued(), before, "a closing mailbox takes nothing");
+    }
+
+    #[tokio::test]
+    async fn the_first_reason_stands() {
+        let (mailbox, _peer) = pair(1).await;
+        mailbox.close(CloseReason::NoPong);
+        mailbox.close(CloseReason::Stopping);
+        assert_eq!(poll_fn(|cx| mailbox.poll_closing(cx)).await, CloseReason::NoPong);
+    }
+
+    #[tokio::test]
+    async fn a_ping_is_due_once_until_the_peer_is_heard() {
+        let (mailbox, _peer) = pair(1).await;
+        assert!(mailbox.begin_ping());
+        assert!(!mailbox.begin_ping());
+        mailbox.heard(5);
+        assert!(mailbox.begin_ping());
+        assert_eq!(mailbox.silent_for(7), 2);
+    }
+}

@@ -1,0 +1,11 @@
+//! The nouns that every room shares. Nothing here does I/O or knows a runtime.
+
+pub mod app;
+pub mod channel;
+pub mod close;
+pub mod event;
+pub mod member;
+pub mod quoted;
+pub mod rate;
+pub mod secret;
+pub mod socket;

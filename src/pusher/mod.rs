@@ -1,0 +1,57 @@
+//! The Pusher Channels protocol: sockets (`connect`, `session`) and the HTTP API (`rest`).
+//! What stands on the wire is in `frame`, what may be done is decided by `auth`, and how sockets
+//! end is in `error`.
+
+mod auth;
+mod command;
+mod connect;
+mod error;
+mod frame;
+mod json;
+mod origin;
+mod query;
+pub mod rest;
+mod session;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+pub use self::connect::{Arrival, connect, refuse_path};
+pub use self::frame::PusherFormat;
+
+use crate::apps::Apps;
+use crate::hub::{FormatId, Hub};
+use crate::metrics::Metrics;
+use crate::sockets::Sockets;
+
+/// What bounds this room.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// A prefix of every public path, without a slash at its end.
+    pub path_prefix: String,
+    /// Bytes queued towards one socket before it is closed as a slow consumer.
+    pub max_mailbox_bytes: usize,
+    /// How long a request's body may take.
+    pub body_timeout: Duration,
+    /// Send `pusher:subscription_error` after a refused subscribe.
+    pub subscription_errors: bool,
+}
+
+/// What the protocol works with.
+pub struct Pusher {
+    /// Who is served.
+    pub apps: Apps,
+    /// Channels.
+    pub hub: Arc<Hub>,
+    /// Open sockets.
+    pub sockets: Arc<Sockets>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Bounds and switches.
+    pub settings: Settings,
+    /// The wire form of WebSocket text frames in the hub.
+    pub format: FormatId,
+    /// The broker stops: no new socket is taken.
+    pub stopping: AtomicBool,
+}

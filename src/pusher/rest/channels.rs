@@ -1,0 +1,28 @@
+//! `GET /apps/ID/channels`: the occupied channels (protocol.md §6.6).
+
+use hyper::StatusCode;
+
+use super::info::Info;
+use super::{Call, Refusal};
+use crate::http::{self, Reply};
+
+/// Lists them by name.
+pub(super) fn list(call: &Call<'_>) -> Result<Reply, Refusal> {
+    let prefix = call.query.get("filter_by_prefix").unwrap_or_default();
+    let info = Info::parse(&call.query.get("info").unwrap_or_default())?;
+    if info.user_count && !prefix.starts_with("presence-") {
+        return Err(Refusal::bad_request(
+            "user_count may only be requested for presence channels - please supply filter_by_prefix beginning with presence-",
+        ));
+    }
+    if info.cache {
+        return Err(Refusal::bad_request("cache may only be requested for a single channel"));
+    }
+    let occupied = call.hub.occupied(&prefix);
+    // The channels of users are nobody else's business.
+    let listed = occupied.iter().filter(|(name, _)| !name.as_str().starts_with('#'));
+    let members: Vec<_> = listed
+        .map(|(name, counts)| format!("\"{name}\":{{{}}}", info.write_counts(name, *counts).join(",")))
+        .collect();
+    Ok(http::json(StatusCode::OK, format!("{{\"channels\":{{{}}}}}", members.join(","))))
+}

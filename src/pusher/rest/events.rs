@@ -1,0 +1,77 @@
+//! `POST /apps/ID/events`: one event for up to a hundred channels (protocol.md §6.3).
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::super::json;
+use super::info::Info;
+use super::publication::{self, Publication};
+use super::{Call, Refusal, empty_object, parse};
+use crate::http::{self, Reply};
+use crate::model::app::Limits;
+use crate::model::channel::ChannelName;
+
+#[derive(Deserialize)]
+struct Trigger<'a> {
+    #[serde(borrow, default)]
+    name: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    channels: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    channel: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    socket_id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    info: Option<&'a RawValue>,
+}
+
+/// Publishes, and answers once the event has its place in every channel.
+pub(super) async fn trigger(call: &Call<'_>, body: Bytes) -> Result<Reply, Refusal> {
+    let publication = read(&call.app.limits, &body)?;
+    publication::room(call, &publication.channels).await?;
+    publication.publish(call);
+    Ok(if publication.info == Info::default() { empty_object() } else { counts(call, &publication) })
+}
+
+fn read(limits: &Limits, body: &Bytes) -> Result<Publication, Refusal> {
+    let trigger: Trigger<'_> = parse(body)?;
+    let name = publication::event_name(limits, body, trigger.name)?;
+    let data = publication::required(body, trigger.data, "data")?;
+    let channels = channels(limits, &trigger)?;
+    let except = publication::excluded(trigger.socket_id)?;
+    Publication::new(limits, channels, name, data, except, publication::info(trigger.info)?)
+}
+
+/// The channels, each once. A list wins over a single channel.
+fn channels(limits: &Limits, trigger: &Trigger<'_>) -> Result<Vec<ChannelName>, Refusal> {
+    let missing = || Refusal::bad_request("Missing required parameter: channel");
+    let Some(list) = trigger.channels else {
+        let name = publication::optional(trigger.channel, "channel")?.ok_or_else(missing)?;
+        return Ok(vec![publication::channel_name(limits, &name)?]);
+    };
+    let names: Vec<String> = json::owned(list)
+        .ok_or_else(|| Refusal::bad_request("Expected channels parameter to be an array of strings"))?;
+    let max = limits.max_channels_per_trigger;
+    if names.len() > max {
+        let count = names.len();
+        return Err(Refusal::bad_request(format!("Too many channels ({count} > {max})")));
+    }
+    let mut seen = HashSet::with_capacity(names.len());
+    let distinct = names.iter().filter(|name| seen.insert(name.as_str()));
+    let channels = distinct.map(|name| publication::channel_name(limits, name));
+    let channels = channels.collect::<Result<Vec<_>, _>>()?;
+    if channels.is_empty() { Err(missing()) } else { Ok(channels) }
+}
+
+fn counts(call: &Call<'_>, publication: &Publication) -> Reply {
+    let channel =
+        |name: &ChannelName| format!("\"{name}\":{{{}}}", publication.info.counts(&call.hub, name).join(","));
+    let channels: Vec<_> = publication.channels.iter().map(channel).collect();
+    http::json(StatusCode::OK, format!("{{\"channels\":{{{}}}}}", channels.join(",")))
+}

@@ -1,0 +1,126 @@
+//! The HTTP API (protocol.md §6): the list of its routes, and the guard that every request has to
+//! pass first. One file for each endpoint.
+
+mod batch_events;
+mod channel;
+mod channels;
+mod deprecated;
+mod events;
+mod guard;
+mod info;
+mod publication;
+mod users;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::{Method, Request, StatusCode};
+
+use super::query::{Plus, Query, decode};
+use super::{Pusher, json};
+use crate::http::{self, BodyError, Reply};
+use crate::hub::AppHub;
+use crate::model::app::App;
+
+/// What an endpoint works with: a request that has passed the guard.
+struct Call<'a> {
+    app: &'a Arc<App>,
+    hub: Arc<AppHub>,
+    query: Query<'a>,
+    pusher: &'a Pusher,
+}
+
+/// An answer other than success.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+struct Refusal {
+    status: StatusCode,
+    text: String,
+    /// The rest of the request is not worth reading.
+    hang_up: bool,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, text: impl Into<String>) -> Self {
+        Self { status, text: text.into(), hang_up: false }
+    }
+
+    fn bad_request(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, text)
+    }
+}
+
+impl From<BodyError> for Refusal {
+    fn from(error: BodyError) -> Self {
+        let (status, text) = match error {
+            BodyError::TooLong => (StatusCode::PAYLOAD_TOO_LARGE, "The request body is too large"),
+            BodyError::TooSlow => (StatusCode::REQUEST_TIMEOUT, "The request body did not arrive in time"),
+            BodyError::Lost => (StatusCode::BAD_REQUEST, "The request body is incomplete"),
+        };
+        Self { status, text: text.to_owned(), hang_up: true }
+    }
+}
+
+/// Answers a request for `/apps/…`. `path` is the path without the configured prefix, still
+/// encoded.
+pub async fn answer(pusher: &Pusher, request: Request<Incoming>, path: &str) -> Reply {
+    match route(pusher, request, path).await {
+        Ok(reply) => {
+            pusher.metrics.api_accepted.add(1);
+            reply
+        }
+        Err(refusal) => {
+            pusher.metrics.api_refused.add(1);
+            tracing::debug!(
+                path,
+                status = refusal.status.as_u16(),
+                text = refusal.text,
+                "API request refused"
+            );
+            let reply = http::text(refusal.status, &refusal.text);
+            if refusal.hang_up { http::last(reply) } else { reply }
+        }
+    }
+}
+
+async fn route(pusher: &Pusher, request: Request<Incoming>, path: &str) -> Result<Reply, Refusal> {
+    let (parts, body) = request.into_parts();
+    let mut segments = path.split('/').skip(2);
+    let app = segments.next().and_then(|id| pusher.apps.by_id(&decode(id, Plus::Literal)?));
+    let app = app.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "Unknown app id"))?;
+    let query = Query::parse(parts.uri.query().unwrap_or_default())
+        .ok_or_else(|| Refusal::bad_request("The query string is not UTF-8"))?;
+
+    // The signature covers the body by its MD5, so a stranger's body is never read.
+    let signed = guard::check_signature(app, &parts.method, path, &query)?;
+    if !app.enabled {
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "Application disabled"));
+    }
+    let body = http::read_body(body, app.limits.max_request_bytes(), pusher.settings.body_timeout).await?;
+    guard::check_body(&signed, &body)?;
+
+    let call = Call { app, hub: pusher.hub.app(&app.id), query, pusher };
+    let rest: Vec<_> = segments.map(|segment| decode(segment, Plus::Literal).unwrap_or_default()).collect();
+    let rest: Vec<&str> = rest.iter().map(AsRef::as_ref).collect();
+    match (&parts.method, rest.as_slice()) {
+        (&Method::POST, ["events"]) => events::trigger(&call, body).await,
+        (&Method::POST, ["batch_events"]) => batch_events::trigger(&call, body).await,
+        (&Method::GET, ["channels"]) => channels::list(&call),
+        (&Method::GET, ["channels", name]) => channel::show(&call, name),
+        (&Method::GET, ["channels", name, "users"]) => users::list(&call, name),
+        (&Method::POST, ["channels", name, "events"]) => deprecated::trigger(&call, name, body).await,
+        (&Method::GET, ["channels", name, "stats"]) => deprecated::stats(&call, name),
+        _ => Err(Refusal::new(StatusCode::NOT_FOUND, "Not found")),
+    }
+}
+
+/// Reads a JSON object from a body.
+fn parse<'a, T: serde::Deserialize<'a>>(body: &'a Bytes) -> Result<T, Refusal> {
+    json::object(body).ok_or_else(|| Refusal::bad_request("Invalid JSON provided: expected an object"))
+}
+
+/// What every successful trigger without `info` answers.
+fn empty_object() -> Reply {
+    http::json(StatusCode::OK, Bytes::from_static(b"{}"))
+}

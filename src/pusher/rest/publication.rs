@@ -1,0 +1,160 @@
+//! From the fields of a trigger request to what is published (protocol.md §6.3).
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use serde_json::value::RawValue;
+
+use super::super::json;
+use super::info::Info;
+use super::{Call, Refusal};
+use crate::hub::Draft;
+use crate::model::app::Limits;
+use crate::model::channel::ChannelName;
+use crate::model::event::{Body, Origin};
+use crate::model::quoted::Quoted;
+use crate::model::socket::{GivenSocketId, SocketId};
+
+/// One event for one or several channels, checked.
+pub(super) struct Publication {
+    pub(super) channels: Vec<ChannelName>,
+    pub(super) info: Info,
+    name: Quoted,
+    data: Quoted,
+    except: Option<SocketId>,
+}
+
+impl Publication {
+    /// Checks an event. `channels` have been checked already.
+    ///
+    /// # Errors
+    /// 400 or 413 with a text that says what is wrong.
+    pub(super) fn new(
+        limits: &Limits,
+        channels: Vec<ChannelName>,
+        name: Quoted,
+        data: Quoted,
+        except: Option<SocketId>,
+        info: Info,
+    ) -> Result<Self, Refusal> {
+        let (len, max) = (data.decoded_len(), limits.max_event_bytes);
+        if len > max {
+            let text = format!(
+                "The data content of this event exceeds the allowed maximum ({max} bytes): it has {len} bytes"
+            );
+            return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text));
+        }
+        Ok(Self { channels, info, name, data, except })
+    }
+
+    /// Publishes to every channel.
+    pub(super) fn publish(&self, call: &Call<'_>) {
+        call.pusher.metrics.api_events.add(self.channels.len());
+        for channel in &self.channels {
+            let body = Body::Message { name: self.name.clone(), data: self.data.clone(), user_id: None };
+            let cache_for = Some(call.app.limits.cache_ttl);
+            call.hub.publish(channel, Draft { origin: Origin::Api, except: self.except, body, cache_for });
+        }
+    }
+}
+
+/// Waits until all channels have room; nothing is published before that.
+///
+/// # Errors
+/// 503 when one of them stays full.
+pub(super) async fn room(call: &Call<'_>, channels: &[ChannelName]) -> Result<(), Refusal> {
+    call.hub.room(channels).await.map_err(|full| {
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("Nothing was published: {full}, try again"))
+    })
+}
+
+/// A required string field, as it stands in the body.
+///
+/// # Errors
+/// 400 when it is missing or something else.
+pub(super) fn required(body: &Bytes, field: Option<&RawValue>, name: &str) -> Result<Quoted, Refusal> {
+    let raw = field.ok_or_else(|| Refusal::bad_request(format!("Missing required parameter: {name}")))?;
+    Quoted::from_valid_json(body.slice_ref(raw.get().as_bytes()))
+        .ok_or_else(|| Refusal::bad_request(format!("Expected {name} parameter to be a string")))
+}
+
+/// The event's name.
+///
+/// # Errors
+/// 400 when it is missing, no string, too long or reserved.
+pub(super) fn event_name(limits: &Limits, body: &Bytes, field: Option<&RawValue>) -> Result<Quoted, Refusal> {
+    let quoted = required(body, field, "name")?;
+    let text = field.and_then(json::string).ok_or_else(|| Refusal::bad_request("Invalid name"))?;
+    check_event_name(limits, &text)?;
+    Ok(quoted)
+}
+
+/// Checks a decoded event name.
+///
+/// # Errors
+/// 400 when it is empty, too long or reserved.
+pub(super) fn check_event_name(limits: &Limits, name: &str) -> Result<(), Refusal> {
+    let max = limits.max_event_name_length;
+    if name.is_empty() {
+        return Err(Refusal::bad_request("Missing required parameter: name"));
+    }
+    if name.chars().nth(max).is_some() {
+        let length = name.chars().count();
+        return Err(Refusal::bad_request(format!("Event name too long ({length} > {max} characters)")));
+    }
+    if name.starts_with("pusher") {
+        return Err(Refusal::bad_request("The 'pusher' namespace is reserved for internal usage"));
+    }
+    Ok(())
+}
+
+/// A channel's name.
+///
+/// # Errors
+/// 400 when it is not one.
+pub(super) fn channel_name(limits: &Limits, name: &str) -> Result<ChannelName, Refusal> {
+    ChannelName::parse(name, limits.max_channel_name_length)
+        .map_err(|_| Refusal::bad_request(format!("Invalid channel name: {}", json::shown(name))))
+}
+
+/// The socket that is not told, if it can exist at all.
+///
+/// # Errors
+/// 400 when it is no socket id.
+pub(super) fn excluded(field: Option<&RawValue>) -> Result<Option<SocketId>, Refusal> {
+    match optional(field, "socket_id")? {
+        None => Ok(None),
+        Some(text) => excluded_text(&text),
+    }
+}
+
+/// The same from text.
+///
+/// # Errors
+/// 400 when it is no socket id.
+pub(super) fn excluded_text(text: &str) -> Result<Option<SocketId>, Refusal> {
+    match text.parse() {
+        Ok(GivenSocketId::Possible(socket)) => Ok(Some(socket)),
+        Ok(GivenSocketId::Nobody) => Ok(None),
+        Err(_) => Err(Refusal::bad_request(format!("Invalid socket_id: {}", json::shown(text)))),
+    }
+}
+
+/// An optional string field.
+///
+/// # Errors
+/// 400 when it is something else.
+pub(super) fn optional<'a>(field: Option<&'a RawValue>, name: &str) -> Result<Option<Cow<'a, str>>, Refusal> {
+    let Some(raw) = field else { return Ok(None) };
+    let text = json::string(raw);
+    text.map(Some).ok_or_else(|| Refusal::bad_request(format!("Expected {name} parameter to be a string")))
+}
+
+/// The `info` field.
+///
+/// # Errors
+/// 400 when it is no list of attributes.
+pub(super) fn info(field: Option<&RawValue>) -> Result<Info, Refusal> {
+    optional(field, "info")?.map_or(Ok(Info::default()), |list| Info::parse(&list))
+}

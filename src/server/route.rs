@@ -1,0 +1,43 @@
+//! From a path to the room behind it: the table of contents of the public side.
+
+use std::net::{IpAddr, SocketAddr};
+
+use hyper::body::Incoming;
+use hyper::{Request, StatusCode};
+
+use super::{Guard, Server};
+use crate::http::{self, Reply};
+use crate::pusher::{self, Arrival, rest};
+use crate::transport::websocket::is_upgrade;
+
+/// Answers one request.
+pub(super) async fn route(
+    server: &Server,
+    request: Request<Incoming>,
+    peer: SocketAddr,
+    guard: Guard,
+) -> Reply {
+    let whole = request.uri().path().to_owned();
+    let prefix = &server.pusher.settings.path_prefix;
+    let path = whole.strip_prefix(prefix.as_str()).unwrap_or_default();
+    let socket_key = path.strip_prefix("/app/").filter(|key| !key.is_empty() && !key.contains('/'));
+    match socket_key {
+        Some(key) if is_upgrade(&request) => {
+            let arrival = Arrival { secure: came_by_tls(server, &request, peer.ip()) };
+            pusher::connect(&server.pusher, request, key, arrival, guard)
+        }
+        Some(_) => http::text(StatusCode::UPGRADE_REQUIRED, "This is a WebSocket endpoint"),
+        None if path.starts_with("/apps/") => rest::answer(&server.pusher, request, path).await,
+        None if is_upgrade(&request) => pusher::refuse_path(&server.pusher, request, guard),
+        None => http::text(StatusCode::NOT_FOUND, "Not found"),
+    }
+}
+
+/// By a trusted proxy's word: the broker's own listeners speak no TLS.
+fn came_by_tls(server: &Server, request: &Request<Incoming>, peer: IpAddr) -> bool {
+    let peer = peer.to_canonical();
+    let trusted = server.settings.trusted_proxies.iter().any(|network| network.contains(&peer));
+    let proto = request.headers().get("x-forwarded-proto").and_then(|value| value.to_str().ok());
+    trusted
+        && proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https") || proto.eq_ignore_ascii_case("wss"))
+}

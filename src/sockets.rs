@@ -1,0 +1,126 @@
+//! The table of open sockets, by app. Quotas, liveness, drain and metrics all read this one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use dashmap::DashMap;
+
+use crate::mailbox::Mailbox;
+use crate::model::app::{App, AppId};
+use crate::model::close::CloseReason;
+use crate::model::socket::SocketId;
+
+/// Every open socket of the broker.
+pub struct Sockets {
+    apps: DashMap<AppId, Arc<AppSockets>>,
+    started: Instant,
+}
+
+struct AppSockets {
+    app: Arc<App>,
+    taken: AtomicUsize,
+    open: DashMap<SocketId, Arc<Mailbox>>,
+}
+
+/// A place in the table. Dropping it gives the place back.
+pub struct Seat {
+    app: Arc<AppSockets>,
+    id: SocketId,
+}
+
+impl Seat {
+    /// The id of the socket whose place this is.
+    pub fn id(&self) -> SocketId {
+        self.id
+    }
+
+    /// Enters the socket in the table.
+    pub fn take(&self, mailbox: Arc<Mailbox>) {
+        self.app.open.insert(self.id, mailbox);
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.app.open.remove(&self.id);
+        self.app.taken.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Why a socket gets no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoSeat {
+    /// The app has all the sockets it may have.
+    OverQuota,
+    /// The system has no randomness for an id.
+    NoId,
+}
+
+impl Default for Sockets {
+    fn default() -> Self {
+        Self { apps: DashMap::new(), started: Instant::now() }
+    }
+}
+
+impl Sockets {
+    /// Milliseconds since the table was made: the clock of [`Mailbox::heard`].
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Takes a place for a socket of `app`.
+    ///
+    /// # Errors
+    /// When the app's quota is used up.
+    pub fn reserve(&self, app: &Arc<App>) -> Result<Seat, NoSeat> {
+        let table = self.table(app);
+        let quota = app.limits.max_connections;
+        let free = |taken: usize| (quota == 0 || taken < quota).then_some(taken + 1);
+        if table.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, free).is_err() {
+            return Err(NoSeat::OverQuota);
+        }
+        // From here on the seat gives the place back, whatever happens.
+        let mut seat = Seat { app: table, id: SocketId::NOBODY };
+        while seat.id == SocketId::NOBODY || seat.app.open.contains_key(&seat.id) {
+            seat.id = SocketId::draw().map_err(|_| NoSeat::NoId)?;
+        }
+        Ok(seat)
+    }
+
+    fn table(&self, app: &Arc<App>) -> Arc<AppSockets> {
+        if let Some(table) = self.apps.get(&app.id) {
+            return Arc::clone(&table);
+        }
+        let new = || {
+            Arc::new(AppSockets { app: Arc::clone(app), taken: AtomicUsize::new(0), open: DashMap::new() })
+        };
+        Arc::clone(&self.apps.entry(Arc::clone(&app.id)).or_insert_with(new))
+    }
+
+    /// Visits every open socket with its app.
+    pub fn each(&self, mut visit: impl FnMut(&App, &Arc<Mailbox>)) {
+        let tables: Vec<_> = self.apps.iter().map(|entry| Arc::clone(&entry)).collect();
+        for table in tables {
+            for socket in &table.open {
+                visit(&table.app, &socket);
+            }
+        }
+    }
+
+    /// Begins the end of every open socket.
+    pub fn close_all(&self, reason: CloseReason) {
+        self.each(|_, mailbox| mailbox.close(reason));
+    }
+
+    /// How many sockets each app has open.
+    pub fn counts(&self) -> Vec<(AppId, usize)> {
+        let count = |table: &AppSockets| table.taken.load(Ordering::Acquire);
+        self.apps.iter().map(|entry| (Arc::clone(entry.key()), count(&entry))).collect()
+    }
+
+    /// How many sockets are open.
+    pub fn count(&self) -> usize {
+        self.counts().iter().map(|(_, count)| count).sum()
+    }
+}

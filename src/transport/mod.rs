@@ -1,0 +1,29 @@
+//! Connections: what carries a protocol's messages. A transport knows sockets and no event names;
+//! a protocol knows event names and no sockets. They meet in [`Session`] and in the mailbox.
+
+pub mod liveness;
+pub mod websocket;
+
+mod inbox;
+
+use std::borrow::Cow;
+
+use crate::model::close::CloseReason;
+
+/// The protocol's end of one socket. It answers through the socket's mailbox.
+pub trait Session: Send + 'static {
+    /// The socket is open: the protocol's first frames are due.
+    fn opened(&mut self);
+
+    /// A text message came.
+    fn text(&mut self, message: &str);
+
+    /// A binary message came.
+    fn binary(&mut self);
+
+    /// The socket is closing. Nothing else will be called but [`Session::farewell`].
+    fn closed(&mut self, reason: CloseReason);
+
+    /// The close code and text that the protocol has for a reason; at most 123 bytes are sent.
+    fn farewell(&self, reason: CloseReason) -> (u16, Cow<'_, str>);
+}
