@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -59,7 +58,12 @@ impl Broker {
         let shutdown_grace = config.server.shutdown_grace;
         let token = Some(&config.admin.token).filter(|token| !token.is_empty()).map(Secret::new);
         let pusher = Arc::new(pusher(config)?);
-        let admin = Arc::new(Admin { pusher: Arc::clone(&pusher), token });
+        let admin = Arc::new(Admin {
+            hub: Arc::clone(&pusher.hub),
+            sockets: Arc::clone(&pusher.sockets),
+            metrics: Arc::clone(&pusher.metrics),
+            token,
+        });
         let server = Arc::new(Server { pusher, settings });
         Ok(Self {
             server,
@@ -89,18 +93,18 @@ impl Broker {
     /// When sockets or requests were still under way at the end of the grace.
     pub async fn run(self, stop: impl Future<Output = ()>) -> io::Result<()> {
         let (stopping, stopped) = watch::channel(false);
-        let (guard, ended) = mpsc::channel::<Infallible>(1);
+        let (alive, ended) = mpsc::channel::<Infallible>(1);
         // Dropped, and so ended, when this function returns.
         let mut tasks = JoinSet::new();
         for listener in self.listeners {
-            tasks.spawn(server::accept(Arc::clone(&self.server), listener, stopped.clone(), guard.clone()));
+            tasks.spawn(server::accept(Arc::clone(&self.server), listener, stopped.clone(), alive.clone()));
         }
         tasks.spawn(admin::serve(self.admin, self.admin_listener));
         let pusher = &self.server.pusher;
         tasks.spawn(liveness::sweep(Arc::clone(&pusher.sockets), self.sweep_period));
         tasks.spawn(expire_cache(Arc::clone(&pusher.hub)));
         stop.await;
-        if server::drain(&self.server, &stopping, guard, ended, self.shutdown_grace).await {
+        if server::drain(&self.server, &stopping, alive, ended, self.shutdown_grace).await {
             Ok(())
         } else {
             Err(io::Error::new(io::ErrorKind::TimedOut, "sockets were still open at the end of the grace"))
@@ -129,7 +133,6 @@ fn pusher(config: Config) -> io::Result<Pusher> {
             subscription_errors: config.server.subscription_errors,
         },
         format: PUSHER,
-        stopping: AtomicBool::new(false),
     })
 }
 

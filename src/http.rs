@@ -16,10 +16,11 @@ pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Reply {
     reply(status, HeaderValue::from_static("application/json"), body.into())
 }
 
-/// A one-line text reply; the line end is added.
+/// A one-line text reply. Control characters, which a quoted part of the request may hold, become
+/// spaces, and the line end is added.
 pub fn text(status: StatusCode, line: &str) -> Reply {
     let mut body = String::with_capacity(line.len() + 1);
-    body.push_str(line);
+    body.extend(line.chars().map(|c| if c.is_control() { ' ' } else { c }));
     body.push('\n');
     reply(status, HeaderValue::from_static("text/plain; charset=utf-8"), body.into())
 }

@@ -8,13 +8,14 @@
 //! * [`hub`] — channels: who is in them, and the fan-out of events to mailboxes
 //! * [`admin`] — the private listener: health and metrics
 //!
-//! Below them the leaves, which all may use: [`apps`], [`sockets`], [`mailbox`], [`http`],
+//! Below them the leaves, which all may use: [`apps`], [`accept`], [`sockets`], [`mailbox`], [`http`],
 //! [`metrics`]; and at the bottom [`model`], the shared nouns. Imports go downwards only;
 //! `scripts/check-imports` knows the directions.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod accept;
 pub mod admin;
 pub mod apps;
 pub mod config;

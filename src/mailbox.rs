@@ -2,18 +2,24 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
+use crate::model::channel::ChannelName;
 use crate::model::close::CloseReason;
 use crate::model::socket::SocketId;
 
 /// Buffers joined in one system call when a backlog is written.
 const WRITE_AT_ONCE: usize = 32;
+/// What a queued buffer costs beside its bytes; without it many tiny ones would slip through.
+const BUFFER_OVERHEAD: usize = 96;
+
+/// Names one subscription of a socket to a channel.
+pub type SeatId = u64;
 
 /// One socket's way out, shared by its own task and by everybody who writes to it.
 ///
@@ -26,7 +32,8 @@ pub struct Mailbox {
     stream: TcpStream,
     limit: usize,
     heard_ms: AtomicU64,
-    pinged: AtomicBool,
+    /// When the ping went out that has not been answered; 0 for none.
+    pinged_ms: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -38,6 +45,15 @@ struct State {
     front_begun: bool,
     closing: Option<CloseReason>,
     task: Option<Waker>,
+    /// Subscriptions that have ended and are still owed what was published before.
+    owed: Vec<Owed>,
+}
+
+struct Owed {
+    seat: SeatId,
+    channel: ChannelName,
+    /// The socket is in the channel again: what is still owed would come too late.
+    cancelled: bool,
 }
 
 impl Mailbox {
@@ -48,7 +64,7 @@ impl Mailbox {
             stream,
             limit,
             heard_ms: AtomicU64::new(now_ms),
-            pinged: AtomicBool::new(false),
+            pinged_ms: AtomicU64::new(0),
             state: Mutex::default(),
         }
     }
@@ -60,7 +76,39 @@ impl Mailbox {
 
     /// Writes ready-made frames, or queues them. Does nothing once the socket is closing.
     pub fn push(&self, frames: &Bytes) {
+        self.push_locked(&mut self.state.lock(), frames);
+    }
+
+    /// The same for the events of a subscription, unless what it is owed has been cancelled.
+    pub fn deliver(&self, seat: SeatId, frames: &Bytes) {
         let mut state = self.state.lock();
+        if !state.owed.iter().any(|owed| owed.seat == seat && owed.cancelled) {
+            self.push_locked(&mut state, frames);
+        }
+    }
+
+    /// Notes that an ended subscription is still owed events, until [`Mailbox::settled`].
+    pub fn owe(&self, seat: SeatId, channel: &ChannelName) {
+        self.state.lock().owed.push(Owed { seat, channel: channel.clone(), cancelled: false });
+    }
+
+    /// Cancels what earlier subscriptions to a channel are owed: nothing from before may come
+    /// after the success of a new one.
+    pub fn cancel_owed(&self, channel: &ChannelName) {
+        let mut state = self.state.lock();
+        state.owed.iter_mut().filter(|owed| owed.channel == *channel).for_each(|owed| owed.cancelled = true);
+    }
+
+    /// An ended subscription is owed nothing any more.
+    pub fn settled(&self, seat: SeatId) {
+        let mut state = self.state.lock();
+        state.owed.retain(|owed| owed.seat != seat);
+        if state.owed.is_empty() {
+            state.owed = Vec::new();
+        }
+    }
+
+    fn push_locked(&self, state: &mut State, frames: &Bytes) {
         if state.closing.is_some() {
             return;
         }
@@ -98,7 +146,7 @@ impl Mailbox {
     /// The last frame of all, for a mailbox that is closing and takes no others.
     pub fn push_farewell(&self, frame: Bytes) {
         let mut state = self.state.lock();
-        state.queued += frame.len();
+        state.queued += cost(&frame);
         state.queue.push_back(frame);
     }
 
@@ -134,6 +182,7 @@ impl Mailbox {
             match self.stream.try_write_vectored(&slices[..count]) {
                 Ok(n) => state.written(n),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Poll::Ready(Err(e)),
             }
         }
@@ -162,34 +211,58 @@ impl Mailbox {
     /// Notes that the peer sent something: it is alive.
     pub fn heard(&self, now_ms: u64) {
         self.heard_ms.store(now_ms, Ordering::Relaxed);
-        if self.pinged.load(Ordering::Relaxed) {
-            self.pinged.store(false, Ordering::Relaxed);
+        if self.pinged_ms.load(Ordering::Relaxed) != 0 {
+            self.pinged_ms.store(0, Ordering::Relaxed);
         }
     }
 
-    /// How long the peer has sent nothing, in milliseconds.
-    pub fn silent_for(&self, now_ms: u64) -> u64 {
-        now_ms.saturating_sub(self.heard_ms.load(Ordering::Relaxed))
+    /// How the peer's silence is to be taken. A ping that is found due is taken as sent now.
+    pub fn silence(&self, now_ms: u64, activity_timeout_ms: u64, pong_timeout_ms: u64) -> Silence {
+        let silent = now_ms.saturating_sub(self.heard_ms.load(Ordering::Relaxed));
+        if silent < activity_timeout_ms {
+            return Silence::Short;
+        }
+        // Not by silence alone: after a standstill of this whole process all would seem dead.
+        match self.pinged_ms.load(Ordering::Relaxed) {
+            0 => {
+                self.pinged_ms.store(now_ms.max(1), Ordering::Relaxed);
+                Silence::PingDue
+            }
+            pinged if now_ms.saturating_sub(pinged) >= pong_timeout_ms => Silence::Dead,
+            _ => Silence::Pinged,
+        }
     }
+}
 
-    /// Whether a ping is due, that is, none has been sent since the peer was last heard. Says
-    /// so once.
-    pub fn begin_ping(&self) -> bool {
-        !self.pinged.swap(true, Ordering::Relaxed)
-    }
+/// What a peer's silence means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// It was heard lately.
+    Short,
+    /// It has been silent for long: a ping is due.
+    PingDue,
+    /// It has been pinged and may still answer.
+    Pinged,
+    /// It has not answered in time.
+    Dead,
+}
+
+/// What a queued buffer counts against the limit.
+fn cost(buffer: &Bytes) -> usize {
+    buffer.len() + BUFFER_OVERHEAD
 }
 
 impl State {
     fn queue_rest(&mut self, rest: Bytes, begun: bool, limit: usize) {
         // One buffer always fits: a list of members may be longer than the whole limit.
-        if self.queued > 0 && self.queued + rest.len() > limit {
+        if self.queued > 0 && self.queued + cost(&rest) > limit {
             self.drop_backlog();
             self.close(CloseReason::SlowConsumer);
             return;
         }
         let was_empty = self.queue.is_empty();
         self.front_begun |= was_empty && begun;
-        self.queued += rest.len();
+        self.queued += cost(&rest);
         self.queue.push_back(rest);
         if was_empty {
             self.wake();
@@ -200,7 +273,7 @@ impl State {
     fn drop_backlog(&mut self) {
         self.queue.truncate(usize::from(self.front_begun));
         self.queue.shrink_to_fit();
-        self.queued = self.queue.front().map_or(0, Bytes::len);
+        self.queued = self.queue.front().map_or(0, cost);
     }
 
     fn written(&mut self, mut n: usize) {
@@ -212,6 +285,7 @@ impl State {
                 break;
             }
             n -= front.len();
+            self.queued -= BUFFER_OVERHEAD;
             self.queue.pop_front();
             self.front_begun = n > 0;
         }
@@ -308,7 +382,7 @@ mod tests {
             mailbox.push(&block);
         }
         assert_eq!(mailbox.closing(), Some(CloseReason::SlowConsumer));
-        assert!(mailbox.queued() <= 64 * 1024, "only a begun frame stays");
+        assert!(mailbox.queued() <= 64 * 1024 + BUFFER_OVERHEAD, "only a begun frame stays");
         let before = mailbox.queued();
         mailbox.push(&block);
         assert_eq!(mailbox.queued(), before, "a closing mailbox takes nothing");
@@ -323,12 +397,43 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_ping_is_due_once_until_the_peer_is_heard() {
+    async fn tiny_frames_count_with_what_they_cost() {
+        let (mailbox, _peer) = pair(64 * 1024).await;
+        fill(&mailbox);
+        let tiny = Bytes::from_static(b"x");
+        let pushed = (0..).take_while(|_| {
+            mailbox.push(&tiny);
+            mailbox.closing().is_none()
+        });
+        assert!(pushed.count() < 64 * 1024 / BUFFER_OVERHEAD + 1);
+    }
+
+    #[tokio::test]
+    async fn a_peer_is_pinged_once_and_dead_when_that_is_not_answered() {
         let (mailbox, _peer) = pair(1).await;
-        assert!(mailbox.begin_ping());
-        assert!(!mailbox.begin_ping());
-        mailbox.heard(5);
-        assert!(mailbox.begin_ping());
-        assert_eq!(mailbox.silent_for(7), 2);
+        let at = |now| mailbox.silence(now, 100, 30);
+        assert_eq!(at(99), Silence::Short);
+        // A standstill of the process is no sign of death.
+        assert_eq!(at(1000), Silence::PingDue);
+        assert_eq!(at(1029), Silence::Pinged);
+        assert_eq!(at(1030), Silence::Dead);
+        mailbox.heard(1031);
+        assert_eq!((at(1130), at(1131)), (Silence::Short, Silence::PingDue));
+    }
+
+    #[tokio::test]
+    async fn what_is_owed_comes_unless_it_is_cancelled() {
+        let (mailbox, mut peer) = pair(1024).await;
+        let channel = ChannelName::parse("a", 10).expect("a name");
+        mailbox.owe(1, &channel);
+        mailbox.deliver(1, &Bytes::from_static(b"1"));
+        mailbox.cancel_owed(&channel);
+        mailbox.deliver(1, &Bytes::from_static(b"x"));
+        mailbox.deliver(2, &Bytes::from_static(b"2"));
+        mailbox.settled(1);
+        mailbox.push(&Bytes::from_static(b"3"));
+        let mut got = [0; 3];
+        peer.read_exact(&mut got).await.expect("read");
+        assert_eq!(&got, b"123");
     }
 }

@@ -1,7 +1,7 @@
 //! The table of open sockets, by app. Quotas, liveness, drain and metrics all read this one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use dashmap::DashMap;
@@ -15,6 +15,7 @@ use crate::model::socket::SocketId;
 pub struct Sockets {
     apps: DashMap<AppId, Arc<AppSockets>>,
     started: Instant,
+    stopping: AtomicBool,
 }
 
 struct AppSockets {
@@ -24,24 +25,19 @@ struct AppSockets {
 }
 
 /// A place in the table. Dropping it gives the place back.
-pub struct Seat {
+pub struct Place {
     app: Arc<AppSockets>,
     id: SocketId,
 }
 
-impl Seat {
+impl Place {
     /// The id of the socket whose place this is.
     pub fn id(&self) -> SocketId {
         self.id
     }
-
-    /// Enters the socket in the table.
-    pub fn take(&self, mailbox: Arc<Mailbox>) {
-        self.app.open.insert(self.id, mailbox);
-    }
 }
 
-impl Drop for Seat {
+impl Drop for Place {
     fn drop(&mut self) {
         self.app.open.remove(&self.id);
         self.app.taken.fetch_sub(1, Ordering::AcqRel);
@@ -50,16 +46,18 @@ impl Drop for Seat {
 
 /// Why a socket gets no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoSeat {
+pub enum NoPlace {
     /// The app has all the sockets it may have.
     OverQuota,
     /// The system has no randomness for an id.
     NoId,
+    /// The broker stops.
+    Stopping,
 }
 
 impl Default for Sockets {
     fn default() -> Self {
-        Self { apps: DashMap::new(), started: Instant::now() }
+        Self { apps: DashMap::new(), started: Instant::now(), stopping: AtomicBool::new(false) }
     }
 }
 
@@ -72,20 +70,23 @@ impl Sockets {
     /// Takes a place for a socket of `app`.
     ///
     /// # Errors
-    /// When the app's quota is used up.
-    pub fn reserve(&self, app: &Arc<App>) -> Result<Seat, NoSeat> {
+    /// When the app's quota is used up, or the broker stops.
+    pub fn reserve(&self, app: &Arc<App>) -> Result<Place, NoPlace> {
+        if self.are_stopping() {
+            return Err(NoPlace::Stopping);
+        }
         let table = self.table(app);
         let quota = app.limits.max_connections;
         let free = |taken: usize| (quota == 0 || taken < quota).then_some(taken + 1);
         if table.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, free).is_err() {
-            return Err(NoSeat::OverQuota);
+            return Err(NoPlace::OverQuota);
         }
-        // From here on the seat gives the place back, whatever happens.
-        let mut seat = Seat { app: table, id: SocketId::NOBODY };
-        while seat.id == SocketId::NOBODY || seat.app.open.contains_key(&seat.id) {
-            seat.id = SocketId::draw().map_err(|_| NoSeat::NoId)?;
+        // From here on dropping it gives the place back, whatever happens.
+        let mut place = Place { app: table, id: SocketId::NOBODY };
+        while place.id == SocketId::NOBODY || place.app.open.contains_key(&place.id) {
+            place.id = SocketId::draw().map_err(|_| NoPlace::NoId)?;
         }
-        Ok(seat)
+        Ok(place)
     }
 
     fn table(&self, app: &Arc<App>) -> Arc<AppSockets> {
@@ -108,9 +109,25 @@ impl Sockets {
         }
     }
 
-    /// Begins the end of every open socket.
-    pub fn close_all(&self, reason: CloseReason) {
-        self.each(|_, mailbox| mailbox.close(reason));
+    /// Enters the socket of a place in the table.
+    pub fn take(&self, place: &Place, mailbox: Arc<Mailbox>) {
+        place.app.open.insert(place.id, Arc::clone(&mailbox));
+        // One that came while all others were being closed must not be missed.
+        if self.are_stopping() {
+            mailbox.close(CloseReason::Stopping);
+        }
+    }
+
+    /// Gives no places any more, and begins the end of every open socket.
+    pub fn stop(&self) {
+        // First the flag, then the sockets: one that comes in between sees the flag.
+        self.stopping.store(true, Ordering::SeqCst);
+        self.each(|_, mailbox| mailbox.close(CloseReason::Stopping));
+    }
+
+    /// Whether all sockets are being closed for good.
+    pub fn are_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
     }
 
     /// How many sockets each app has open.

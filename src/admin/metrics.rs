@@ -10,23 +10,23 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use super::Admin;
 use crate::metrics::Counter;
 use crate::model::close::CloseReason;
-use crate::pusher::Pusher;
 
 /// Of the text that [`exposition`] gives.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// All metrics, as they are now.
-pub(super) fn exposition(pusher: &Arc<Pusher>) -> Result<String, fmt::Error> {
+pub(super) fn exposition(admin: &Arc<Admin>) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("fanfare");
-    registry.register_collector(Box::new(Live(Arc::clone(pusher))));
+    registry.register_collector(Box::new(Live(Arc::clone(admin))));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
     Ok(text)
 }
 
-struct Live(Arc<Pusher>);
+struct Live(Arc<Admin>);
 
 impl fmt::Debug for Live {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,7 +4,6 @@ mod metrics;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,33 +15,31 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
+use crate::accept;
 use crate::http::{self, Reply};
+use crate::hub::Hub;
+use crate::metrics::Metrics;
 use crate::model::secret::Secret;
-use crate::pusher::Pusher;
+use crate::sockets::Sockets;
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_HTTP_BUFFER: usize = 16 * 1024;
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What the private listener tells.
 pub struct Admin {
-    /// What it tells about.
-    pub pusher: Arc<Pusher>,
+    /// Channels.
+    pub hub: Arc<Hub>,
+    /// Open sockets.
+    pub sockets: Arc<Sockets>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
     /// What callers must show as `Authorization: Bearer TOKEN`; `None`: nothing.
     pub token: Option<Secret>,
 }
 
 /// Serves the private listener. Never ends; it is up until the broker has stopped.
 pub async fn serve(admin: Arc<Admin>, listener: TcpListener) {
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::error!(%error, "cannot accept private connections");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
+    accept::each(listener, |stream, _| {
         let admin = Arc::clone(&admin);
         tokio::spawn(async move {
             let service = service_fn(move |request| {
@@ -55,20 +52,21 @@ pub async fn serve(admin: Arc<Admin>, listener: TcpListener) {
                 tracing::debug!(%error, "private connection ended");
             }
         });
-    }
+    })
+    .await;
 }
 
-fn answer(admin: &Admin, request: &Request<Incoming>) -> Reply {
+fn answer(admin: &Arc<Admin>, request: &Request<Incoming>) -> Reply {
     if !authorised(admin, request) {
         return http::text(StatusCode::UNAUTHORIZED, "Send the token as: Authorization: Bearer TOKEN");
     }
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/healthz") => http::text(StatusCode::OK, "ok"),
-        (&Method::GET, "/readyz") if admin.pusher.stopping.load(Ordering::SeqCst) => {
+        (&Method::GET, "/readyz") if admin.sockets.are_stopping() => {
             http::text(StatusCode::SERVICE_UNAVAILABLE, "stopping")
         }
         (&Method::GET, "/readyz") => http::text(StatusCode::OK, "ready"),
-        (&Method::GET, "/metrics") => match metrics::exposition(&admin.pusher) {
+        (&Method::GET, "/metrics") => match metrics::exposition(admin) {
             Ok(text) => http::reply(
                 StatusCode::OK,
                 HeaderValue::from_static(metrics::CONTENT_TYPE),

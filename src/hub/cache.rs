@@ -58,7 +58,8 @@ impl CacheIndex {
         }
         let number = state.next;
         state.next += 1;
-        let bytes = published.event.size() + OVERHEAD;
+        // Once as the event, and once as the frame of those who came for it.
+        let bytes = 2 * published.event.size() + OVERHEAD;
         state.bytes += bytes;
         let channel = published.event.channel.clone();
         state.entries.insert((expires, number), Entry { app: Arc::downgrade(app), channel, bytes });

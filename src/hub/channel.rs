@@ -8,13 +8,18 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::cache::Cached;
-use super::fanout::{Idle, Segment, Subscriber};
+use super::fanout::{Idle, Seat, Segment, Subscriber};
 use super::format::Published;
 use super::presence::{Joined, Left, Members};
 use super::{AppHub, Draft, Shared};
+use crate::mailbox::SeatId;
 use crate::model::channel::ChannelName;
 use crate::model::event::{Body, Origin};
 use crate::model::member::{Member, UserId};
+
+/// Joins are let in until so many times the queue limit waits: publishers wait before that, but a
+/// client whose join is refused has no second try.
+const JOIN_QUEUES: usize = 4;
 
 /// A channel. It lives in the map while somebody is subscribed or an event is cached.
 pub(super) struct Channel {
@@ -51,10 +56,16 @@ pub struct Snapshot<'a> {
     pub cached: Option<Bytes>,
 }
 
-/// The channel has as many members as it may have.
+/// Why a socket is not subscribed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the presence channel is full")]
-pub struct Full;
+pub enum NotSubscribed {
+    /// The presence channel has as many members as it may have.
+    #[error("the presence channel is full")]
+    Full,
+    /// More has happened in the presence channel than could be told so far.
+    #[error("the presence channel is over capacity")]
+    Busy,
+}
 
 impl Channel {
     pub(super) fn new(name: ChannelName) -> Self {
@@ -92,7 +103,7 @@ impl Channel {
         subscriber: &Subscriber,
         member: Option<&(Member, usize)>,
         prefix: &mut Option<impl FnOnce(&Snapshot<'_>)>,
-    ) -> Result<Option<(Subscription, Idle)>, Full> {
+    ) -> Result<Option<(Subscription, Idle)>, NotSubscribed> {
         let mut state = self.state.lock();
         if state.retired {
             return Ok(None);
@@ -101,7 +112,8 @@ impl Channel {
             Some((member, limit)) => self.join(&mut state, shared, subscriber, member, *limit)?,
             None => Idle::new(),
         };
-        let (segment, slot) = state.seat(subscriber);
+        subscriber.mailbox.cancel_owed(&self.name);
+        let (segment, slot) = state.seat(subscriber, shared.next_seat());
         if let Some(prefix) = prefix.take() {
             let cached = state.cached.as_ref().and_then(Cached::fresh);
             let cached = cached.map(|event| event.frame(subscriber.format, &shared.formats).clone());
@@ -121,10 +133,14 @@ impl Channel {
         subscriber: &Subscriber,
         member: &Member,
         limit: usize,
-    ) -> Result<Idle, Full> {
+    ) -> Result<Idle, NotSubscribed> {
+        // A join is an event for everybody here, and brings another when the member leaves.
+        if !state.has_space(shared.settings.max_queue_bytes.saturating_mul(JOIN_QUEUES)) {
+            return Err(NotSubscribed::Busy);
+        }
         let socket = subscriber.mailbox.socket();
         match state.members.get_or_insert_default().join(member, socket, limit) {
-            Joined::Full => Err(Full),
+            Joined::Full => Err(NotSubscribed::Full),
             Joined::Again => Ok(Idle::new()),
             Joined::First => {
                 let (user_id, user_info) = (Arc::clone(&member.user_id), member.user_info.clone());
@@ -143,8 +159,8 @@ impl Channel {
         state.append(Published::new(event).into())
     }
 
-    pub(super) fn has_room(&self, limit: usize) -> bool {
-        self.state.lock().segments.iter().all(|segment| segment.queued() < limit)
+    pub(super) fn has_space(&self, limit: usize) -> bool {
+        self.state.lock().has_space(limit)
     }
 
     /// Retires the channel if it is vacant: the caller removes it from the map.
@@ -173,6 +189,10 @@ impl State {
         self.subscribers == 0 && self.cached.is_none()
     }
 
+    fn has_space(&self, limit: usize) -> bool {
+        self.segments.iter().all(|segment| segment.queued() < limit)
+    }
+
     fn append(&mut self, published: Arc<Published>) -> Idle {
         self.position += 1;
         let was_idle = |segment: &&Arc<Segment>| segment.append(self.position, &published);
@@ -180,22 +200,22 @@ impl State {
     }
 
     /// Seats a subscriber in the first segment with a free place.
-    fn seat(&mut self, subscriber: &Subscriber) -> (Arc<Segment>, usize) {
+    fn seat(&mut self, subscriber: &Subscriber, id: SeatId) -> (Arc<Segment>, usize) {
         self.subscribers += 1;
-        let since = self.position + 1;
+        let seat = Seat::new(subscriber, self.position + 1, id);
         for segment in &self.segments {
-            if let Some(slot) = segment.seat(subscriber, since) {
+            if let Some(slot) = segment.seat(&seat) {
                 return (Arc::clone(segment), slot);
             }
         }
-        let (segment, slot) = Segment::with_first(subscriber, since);
+        let (segment, slot) = Segment::with_first(seat);
         self.segments.push(Arc::clone(&segment));
         (segment, slot)
     }
 
-    fn unseat(&mut self, segment: &Arc<Segment>, slot: usize) {
+    fn unseat(&mut self, segment: &Arc<Segment>, slot: usize, channel: &ChannelName) {
         self.subscribers -= 1;
-        let empty = segment.unseat(slot, self.position);
+        let empty = segment.unseat(slot, self.position, channel);
         if empty && self.segments.len() > 1 {
             self.segments.retain(|other| !Arc::ptr_eq(other, segment));
         }
@@ -206,7 +226,7 @@ impl Subscription {
     /// Leaves the channel. Returns its name, the segments to start, and whether it is vacant.
     pub(super) fn end(self, shared: &Shared) -> (ChannelName, Idle, bool) {
         let mut state = self.channel.state.lock();
-        state.unseat(&self.segment, self.slot);
+        state.unseat(&self.segment, self.slot, &self.channel.name);
         let socket = self.subscriber.mailbox.socket();
         let mut idle = Idle::new();
         if let (Some(user_id), Some(members)) = (&self.user_id, &mut state.members)

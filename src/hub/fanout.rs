@@ -18,7 +18,8 @@ use tokio::sync::Notify;
 
 use super::Shared;
 use super::format::{FormatId, Formats, MAX_FORMATS, Published};
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Mailbox, SeatId};
+use crate::model::channel::ChannelName;
 use crate::model::socket::SocketId;
 
 /// Subscribers of one segment, at most: with several, a large channel uses every core.
@@ -30,6 +31,33 @@ const ROUND_BYTES: usize = 256 * 1024;
 
 /// Segments that were idle and have something to do now.
 pub(super) type Idle = SmallVec<[Arc<Segment>; 2]>;
+
+/// How many deliveries a publisher may still make in its own time; the rest is left to tasks.
+///
+/// To deliver in place is the quickest way for an event with few subscribers, and it keeps the
+/// order of what one request publishes in several small channels.
+#[derive(Debug)]
+pub struct Budget(usize);
+
+impl Budget {
+    /// As much as does not keep others waiting.
+    pub fn one_chunk() -> Self {
+        Self(CHUNK)
+    }
+
+    /// Nothing: for whoever causes events by the dozen.
+    pub fn none() -> Self {
+        Self(0)
+    }
+
+    fn covers(&mut self, deliveries: usize) -> bool {
+        let covered = deliveries <= self.0;
+        if covered {
+            self.0 -= deliveries;
+        }
+        covered
+    }
+}
 
 /// Where a socket's events go, and how they are written.
 #[derive(Clone)]
@@ -58,12 +86,13 @@ struct State {
 }
 
 #[derive(Clone)]
-struct Seat {
+pub(super) struct Seat {
     subscriber: Subscriber,
     /// The first position it is told.
     since: u64,
     /// The last one; it has unsubscribed after that.
     until: u64,
+    id: SeatId,
 }
 
 struct Queued {
@@ -72,30 +101,32 @@ struct Queued {
 }
 
 impl Segment {
-    pub(super) fn with_first(subscriber: &Subscriber, since: u64) -> (Arc<Self>, usize) {
+    pub(super) fn with_first(seat: Seat) -> (Arc<Self>, usize) {
         let mut seats = Slab::with_capacity(1);
-        let slot = seats.insert(Seat::new(subscriber, since));
+        let slot = seats.insert(seat);
         let state = State { seats, ..State::default() };
         (Arc::new(Self { state: Mutex::new(state) }), slot)
     }
 
-    /// A place for a subscriber, if there is a free one.
-    pub(super) fn seat(&self, subscriber: &Subscriber, since: u64) -> Option<usize> {
+    /// Takes a subscriber in, if there is a free place.
+    pub(super) fn seat(&self, seat: &Seat) -> Option<usize> {
         let mut state = self.state.lock();
-        (state.seats.len() < SEGMENT_SIZE).then(|| state.seats.insert(Seat::new(subscriber, since)))
+        (state.seats.len() < SEGMENT_SIZE).then(|| state.seats.insert(seat.clone()))
     }
 
-    /// Frees a place whose subscriber is told nothing after position `until`; what has its place
-    /// before that and is still under way will reach it. Says whether no place is taken any more.
-    pub(super) fn unseat(&self, slot: usize, until: u64) -> bool {
+    /// Frees a place whose subscriber is told nothing after position `until`. What has its place
+    /// before that and is still under way reaches it, unless it subscribes again meanwhile. Says
+    /// whether no place is taken any more.
+    pub(super) fn unseat(&self, slot: usize, until: u64, channel: &ChannelName) -> bool {
         let mut state = self.state.lock();
         if state.running
             && let Some(seat) = state.seats.get_mut(slot)
         {
             seat.until = until;
+            seat.subscriber.mailbox.owe(seat.id, channel);
             state.leaving.push(slot);
         } else {
-            state.seats.try_remove(slot);
+            state.free(slot);
         }
         state.is_empty()
     }
@@ -116,8 +147,8 @@ impl Segment {
         self.state.lock().queued
     }
 
-    fn is_small(&self) -> bool {
-        self.state.lock().seats.len() <= CHUNK
+    fn len(&self) -> usize {
+        self.state.lock().seats.len()
     }
 
     /// The next round, or `None` when nothing has arrived: the segment is idle then.
@@ -140,9 +171,13 @@ impl Segment {
         } else {
             state.queue.drain(..count).collect()
         };
+        let (limit, before) = (shared.settings.max_queue_bytes, state.queued);
         state.queued -= batch.iter().map(|queued| queued.published.event.size()).sum::<usize>();
+        let has_space_again = before >= limit && state.queued < limit;
         drop(state);
-        shared.room.made();
+        if has_space_again {
+            shared.space.made();
+        }
         Some(Round::new(batch))
     }
 
@@ -167,36 +202,50 @@ impl Segment {
 
 impl Shared {
     /// Starts segments that were idle.
-    pub(super) fn start(self: &Arc<Self>, idle: Idle) {
+    pub(super) fn start(self: &Arc<Self>, idle: Idle, budget: &mut Budget) {
         for segment in idle {
-            if !segment.is_small() {
-                tokio::spawn(Arc::clone(self).run(segment, None));
-                continue;
-            }
-            let Some(mut round) = segment.take_round(self) else { continue };
-            // One chunk at most in the publisher's own time.
-            let next = segment.deliver(&mut round, 0, self).map(|at| (round, at));
-            if next.is_some() || segment.has_more() {
-                tokio::spawn(Arc::clone(self).run(segment, next));
+            let in_place = budget.covers(segment.len());
+            let mut runner = Runner { shared: Arc::clone(self), segment, current: None };
+            if !in_place || runner.step() {
+                tokio::spawn(runner.run());
             }
         }
     }
+}
 
-    async fn run(self: Arc<Self>, segment: Arc<Segment>, begun: Option<(Round, usize)>) {
-        let mut current = begun;
-        loop {
-            let (mut round, mut at) = match current.take() {
-                Some(begun) => begun,
-                None => match segment.take_round(&self) {
-                    Some(round) => (round, 0),
-                    None => return,
-                },
-            };
-            while let Some(next) = segment.deliver(&mut round, at, &self) {
-                at = next;
-                tokio::task::yield_now().await;
-            }
+/// Runs a segment: there is one at most for each. It exists while the segment is `running`.
+struct Runner {
+    shared: Arc<Shared>,
+    segment: Arc<Segment>,
+    /// The round under way, and where its next chunk begins.
+    current: Option<(Round, usize)>,
+}
+
+impl Runner {
+    /// Delivers one chunk. Says whether there is more to do; the segment is idle if not.
+    fn step(&mut self) -> bool {
+        let current = self.current.take();
+        let Some((mut round, at)) = current.or_else(|| Some((self.segment.take_round(&self.shared)?, 0)))
+        else {
+            return false;
+        };
+        let next = self.segment.deliver(&mut round, at, &self.shared);
+        self.current = next.map(|at| (round, at));
+        self.current.is_some() || self.segment.has_more()
+    }
+
+    async fn run(mut self) {
+        while self.step() {
             tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Drop for Runner {
+    /// Should a panic end a runner, the next event starts another.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.segment.state.lock().running = false;
         }
     }
 }
@@ -220,23 +269,33 @@ impl State {
     /// Between rounds: frees the places of those who have had their last event.
     fn free_left(&mut self) {
         let next = self.queue.first().map_or(u64::MAX, |queued| queued.position);
-        let seats = &mut self.seats;
-        self.leaving.retain(|&slot| match seats.get(slot) {
-            Some(seat) if seat.until >= next => true,
-            _ => {
-                seats.try_remove(slot);
-                false
+        for slot in std::mem::take(&mut self.leaving) {
+            match self.seats.get(slot) {
+                Some(seat) if seat.until >= next => self.leaving.push(slot),
+                Some(seat) => {
+                    seat.subscriber.mailbox.settled(seat.id);
+                    self.free(slot);
+                }
+                None => {}
             }
-        });
-        if self.leaving.is_empty() {
-            self.leaving = Vec::new();
+        }
+    }
+
+    fn free(&mut self, slot: usize) {
+        self.seats.try_remove(slot);
+        if self.seats.is_empty() {
+            self.seats = Slab::new();
+        } else if self.seats.len() * 4 < self.seats.capacity() {
+            // Gives back what lies behind the last place that is taken.
+            self.seats.shrink_to_fit();
         }
     }
 }
 
 impl Seat {
-    fn new(subscriber: &Subscriber, since: u64) -> Self {
-        Self { subscriber: subscriber.clone(), since, until: u64::MAX }
+    /// A place for a subscriber that is told what has its place from position `since` on.
+    pub(super) fn new(subscriber: &Subscriber, since: u64, id: SeatId) -> Self {
+        Self { subscriber: subscriber.clone(), since, until: u64::MAX, id }
     }
 }
 
@@ -262,7 +321,7 @@ impl Round {
             && self.batch.last().is_some_and(|last| last.position <= seat.until);
         let excepted = !self.excepts.is_empty() && self.excepts.contains(&mailbox.socket());
         if throughout && !excepted {
-            mailbox.push(self.joined(*format, formats));
+            mailbox.deliver(seat.id, self.joined(*format, formats));
             return;
         }
         let socket = mailbox.socket();
@@ -272,7 +331,7 @@ impl Round {
         };
         let frames = join(self.batch.iter().filter(mine), *format, formats);
         if !frames.is_empty() {
-            mailbox.push(&frames);
+            mailbox.deliver(seat.id, &frames);
         }
     }
 
@@ -294,29 +353,29 @@ fn join<'a>(events: impl Iterator<Item = &'a Queued>, format: FormatId, formats:
     joined.freeze()
 }
 
-/// Publishers that wait for room in some queue.
+/// Publishers that wait for space in some queue.
 #[derive(Default)]
-pub(super) struct Room {
+pub(super) struct Space {
     waiting: AtomicUsize,
     changed: Notify,
 }
 
-impl Room {
-    /// A round has been taken: there may be room.
+impl Space {
+    /// A queue that was full has space again.
     fn made(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.changed.notify_waiters();
         }
     }
 
-    /// Waits until `has_room` says so. It is asked again whenever a round has been taken.
-    pub(super) async fn wait_until(&self, has_room: impl Fn() -> bool) {
+    /// Waits until `has_space` says so. It is asked again whenever a full queue has space again.
+    pub(super) async fn wait_until(&self, has_space: impl Fn() -> bool) {
         let _waiting = Waiting::begin(&self.waiting);
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if has_room() {
+            if has_space() {
                 return;
             }
             changed.await;

@@ -13,21 +13,25 @@ mod fanout;
 mod format;
 mod presence;
 mod queries;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
 
-pub use self::channel::{Full, Snapshot, Subscription};
-pub use self::fanout::Subscriber;
+pub use self::channel::{NotSubscribed, Snapshot, Subscription};
+pub use self::fanout::{Budget, Subscriber};
 pub use self::format::{Format, FormatId, Formats};
 pub use self::presence::Members;
 pub use self::queries::{CachedEvent, Counts};
 
 use self::cache::CacheIndex;
 use self::channel::Channel;
-use self::fanout::Room;
+use self::fanout::Space;
+use crate::mailbox::SeatId;
 use crate::metrics::Metrics;
 use crate::model::app::AppId;
 use crate::model::channel::ChannelName;
@@ -38,9 +42,9 @@ use crate::model::socket::SocketId;
 /// What bounds the hub.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Bytes of events queued in one segment of a channel before publishers wait.
+    /// Bytes of events queued in a channel, in each of its segments, before publishers wait.
     pub max_queue_bytes: usize,
-    /// How long a publisher waits for room.
+    /// How long a publisher waits for space.
     pub queue_timeout: Duration,
     /// Bytes of cached events, over all cache channels.
     pub max_cache_bytes: usize,
@@ -57,7 +61,8 @@ struct Shared {
     settings: Settings,
     formats: Formats,
     ids: EventIds,
-    room: Room,
+    space: Space,
+    seats: AtomicU64,
     cache: CacheIndex,
     metrics: Arc<Metrics>,
 }
@@ -68,7 +73,7 @@ pub struct AppHub {
     shared: Arc<Shared>,
 }
 
-/// The publisher waited for room in a channel's queue, and there was none in time.
+/// The publisher waited for space in a channel's queue, and there was none in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the channel's queue is full")]
 pub struct QueueFull;
@@ -96,8 +101,8 @@ impl Hub {
         metrics: Arc<Metrics>,
     ) -> Result<Self, getrandom::Error> {
         let cache = CacheIndex::new(settings.max_cache_bytes);
-        let (ids, room) = (EventIds::begin()?, Room::default());
-        let shared = Arc::new(Shared { settings, formats, ids, room, cache, metrics });
+        let (ids, space, seats) = (EventIds::begin()?, Space::default(), AtomicU64::new(0));
+        let shared = Arc::new(Shared { settings, formats, ids, space, seats, cache, metrics });
         Ok(Self { apps: DashMap::new(), shared })
     }
 
@@ -125,31 +130,28 @@ impl Hub {
 }
 
 impl AppHub {
-    /// Waits until every one of `channels` has room for another event.
+    /// Waits until every one of `channels` has space for another event.
     ///
     /// # Errors
     /// When one has none for as long as publishers wait. Nothing has been published then.
-    pub async fn room(&self, channels: &[ChannelName]) -> Result<(), QueueFull> {
-        let limit = self.shared.settings.max_queue_bytes;
-        let has_room = || {
-            channels.iter().all(|name| self.channels.get(name).is_none_or(|channel| channel.has_room(limit)))
-        };
-        if has_room() {
+    pub async fn wait_for_space(&self, channels: &[ChannelName]) -> Result<(), QueueFull> {
+        let has_space = || channels.iter().all(|name| self.has_space(name));
+        if has_space() {
             return Ok(());
         }
-        let waiting = self.shared.room.wait_until(has_room);
+        let waiting = self.shared.space.wait_until(has_space);
         tokio::time::timeout(self.shared.settings.queue_timeout, waiting).await.map_err(|_| QueueFull)
     }
 
-    /// Whether `channel` has room for another event now.
-    pub fn has_room(&self, channel: &ChannelName) -> bool {
+    /// Whether `channel` has space for another event now.
+    pub fn has_space(&self, channel: &ChannelName) -> bool {
         let limit = self.shared.settings.max_queue_bytes;
-        self.channels.get(channel).is_none_or(|channel| channel.has_room(limit))
+        self.channels.get(channel).is_none_or(|channel| channel.has_space(limit))
     }
 
-    /// Publishes: gives the event its place in the channel's order and answers. Delivery
-    /// follows, in this call when the subscribers are few.
-    pub fn publish(self: &Arc<Self>, name: &ChannelName, draft: Draft) {
+    /// Publishes: gives the event its place in the channel's order. Delivery follows, in this call as
+    /// far as `budget` goes.
+    pub fn publish(self: &Arc<Self>, name: &ChannelName, draft: Draft, budget: &mut Budget) {
         let cache_for = draft.cache_for.filter(|_| name.kind().cache);
         let mut draft = Some(draft);
         loop {
@@ -161,7 +163,7 @@ impl AppHub {
             // A channel that was given back meanwhile refuses; the next one stands in the map.
             match channel.publish(self, &mut draft, cache_for) {
                 Some(idle) => {
-                    self.shared.start(idle);
+                    self.shared.start(idle, budget);
                     break;
                 }
                 None => continue,
@@ -176,26 +178,26 @@ impl AppHub {
     /// mailbox what must come before the first event.
     ///
     /// # Errors
-    /// When a presence channel has as many members as it may have.
+    /// When a presence channel has as many members as it may have, or cannot keep up.
     pub fn subscribe(
         self: &Arc<Self>,
         name: &ChannelName,
         subscriber: Subscriber,
         member: Option<(Member, usize)>,
         prefix: impl FnOnce(&Snapshot<'_>),
-    ) -> Result<Subscription, Full> {
+    ) -> Result<Subscription, NotSubscribed> {
         let mut prefix = Some(prefix);
         loop {
             let channel = self.channel(name);
             match channel.subscribe(&self.shared, &subscriber, member.as_ref(), &mut prefix) {
                 Ok(Some((subscription, idle))) => {
-                    self.shared.start(idle);
+                    self.shared.start(idle, &mut Budget::none());
                     return Ok(subscription);
                 }
                 Ok(None) => continue,
-                Err(full) => {
+                Err(refused) => {
                     self.give_back(name);
-                    return Err(full);
+                    return Err(refused);
                 }
             }
         }
@@ -204,7 +206,7 @@ impl AppHub {
     /// Ends a subscription.
     pub fn unsubscribe(&self, subscription: Subscription) {
         let (name, idle, vacant) = subscription.end(&self.shared);
-        self.shared.start(idle);
+        self.shared.start(idle, &mut Budget::none());
         if vacant {
             self.give_back(&name);
         }
@@ -233,6 +235,10 @@ impl AppHub {
 }
 
 impl Shared {
+    fn next_seat(&self) -> SeatId {
+        self.seats.fetch_add(1, Ordering::Relaxed)
+    }
+
     fn event(&self, channel: &ChannelName, draft: Draft) -> Event {
         Event {
             id: self.ids.next(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::command::Subscribe;
+use super::command::{Parameter, Subscribe};
 use super::json;
 use crate::model::app::App;
 use crate::model::member::{Member, UserId};
@@ -29,6 +29,8 @@ pub(super) enum AuthError {
     Signature { signed: String, given: String },
     #[error("{0} is a presence channel and subscription must include channel_data")]
     NoChannelData(String),
+    #[error("Invalid channel_data: expected a string")]
+    ChannelDataType,
     #[error("Invalid channel_data: expected a JSON object with a user_id that is a string or an integer")]
     ChannelData,
     #[error("Invalid channel_data: the user_id is longer than {MAX_USER_ID} characters")]
@@ -43,14 +45,9 @@ pub(super) enum AuthError {
 /// # Errors
 /// When the app's backend did not sign exactly this.
 pub(super) fn verify(app: &App, socket: SocketId, request: &Subscribe<'_>) -> Result<(), AuthError> {
-    let Subscribe { channel, auth, channel_data } = request;
-    if auth.is_empty() {
-        return Err(AuthError::Missing(json::shown(channel).to_owned()));
-    }
-    let (key, given) = auth.split_once(':').ok_or(AuthError::Format)?;
-    if key.is_empty() || given.is_empty() {
-        return Err(AuthError::Format);
-    }
+    let (key, given) = key_and_signature(request)?;
+    let channel = request.channel.as_ref();
+    let channel_data = channel_data(request)?;
     let pair = app.key_pair(key).ok_or_else(|| AuthError::Key(json::shown(key).to_owned()))?;
     let mut signer = pair.secret.signer();
     signer.update(socket.to_string().as_bytes());
@@ -63,9 +60,29 @@ pub(super) fn verify(app: &App, socket: SocketId, request: &Subscribe<'_>) -> Re
     if signer.verify(given) {
         return Ok(());
     }
-    let data = channel_data.as_ref().map(|data| format!(":{data}")).unwrap_or_default();
+    let data = channel_data.map(|data| format!(":{data}")).unwrap_or_default();
     let signed = json::shown(&format!("{socket}:{channel}{data}")).to_owned();
     Err(AuthError::Signature { signed, given: json::shown(given).to_owned() })
+}
+
+fn key_and_signature<'r>(request: &'r Subscribe<'_>) -> Result<(&'r str, &'r str), AuthError> {
+    let auth = match &request.auth {
+        Parameter::Text(auth) if !auth.is_empty() => auth,
+        Parameter::Other(_) => return Err(AuthError::Format),
+        Parameter::Text(_) | Parameter::Absent => {
+            return Err(AuthError::Missing(json::shown(&request.channel).to_owned()));
+        }
+    };
+    auth.split_once(':').filter(|(key, given)| !key.is_empty() && !given.is_empty()).ok_or(AuthError::Format)
+}
+
+/// The signed data, if any was sent; an empty string is none.
+fn channel_data<'r>(request: &'r Subscribe<'_>) -> Result<Option<&'r str>, AuthError> {
+    match &request.channel_data {
+        Parameter::Absent => Ok(None),
+        Parameter::Text(data) => Ok(Some(data.as_ref()).filter(|data| !data.is_empty())),
+        Parameter::Other(_) => Err(AuthError::ChannelDataType),
+    }
 }
 
 #[derive(Deserialize)]
@@ -81,7 +98,7 @@ struct ChannelData<'a> {
 /// # Errors
 /// When `channel_data` names no user, or one over the limits.
 pub(super) fn member(request: &Subscribe<'_>, max_bytes: usize) -> Result<Member, AuthError> {
-    let Some(text) = &request.channel_data else {
+    let Some(text) = channel_data(request)? else {
         return Err(AuthError::NoChannelData(json::shown(&request.channel).to_owned()));
     };
     let data: ChannelData<'_> = json::object(text.as_bytes()).ok_or(AuthError::ChannelData)?;
@@ -127,8 +144,9 @@ mod tests {
 
     fn check(channel: &str, auth: &str, data: Option<&str>) -> Result<(), AuthError> {
         let Ok(GivenSocketId::Possible(socket)) = "1234.1234".parse() else { panic!("socket id") };
-        let channel_data = data.map(Into::into);
-        verify(&app(), socket, &Subscribe { channel: channel.into(), auth: auth.into(), channel_data })
+        let channel_data = data.map_or(Parameter::Absent, |data| Parameter::Text(data.into()));
+        let auth = Parameter::Text(auth.into());
+        verify(&app(), socket, &Subscribe { channel: channel.into(), auth, channel_data })
     }
 
     #[test]
@@ -180,8 +198,8 @@ mod tests {
     }
 
     fn member_of(data: &str) -> Result<Member, AuthError> {
-        let (channel, auth) = ("presence-a".into(), "".into());
-        member(&Subscribe { channel, auth, channel_data: Some(data.into()) }, 1024)
+        let (channel, channel_data) = ("presence-a".into(), Parameter::Text(data.into()));
+        member(&Subscribe { channel, auth: Parameter::Absent, channel_data }, 1024)
     }
 
     #[test]
@@ -198,7 +216,8 @@ mod tests {
             let refused = member_of(&format!(r#"{{"user_id":{id}}}"#));
             assert_eq!(refused, Err(AuthError::ChannelData), "{id}");
         }
-        for data in ["", "x", "[]", "{}", "5", r#"["a"]"#] {
+        assert_eq!(member_of(""), Err(AuthError::NoChannelData("presence-a".into())));
+        for data in ["x", "[]", "{}", "5", r#"["a"]"#] {
             assert_eq!(member_of(data), Err(AuthError::ChannelData), "{data}");
         }
     }

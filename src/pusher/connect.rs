@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use hyper::Request;
 use hyper::body::Incoming;
@@ -18,7 +17,7 @@ use crate::mailbox::Mailbox;
 use crate::model::app::App;
 use crate::model::close::CloseReason;
 use crate::model::socket::SocketId;
-use crate::sockets::{NoSeat, Seat};
+use crate::sockets::{NoPlace, Place};
 use crate::transport::Session;
 use crate::transport::websocket::{self, Opened};
 
@@ -39,22 +38,22 @@ pub fn connect<G: Send + 'static>(
     request: Request<Incoming>,
     key: &str,
     arrival: Arrival,
-    guard: G,
+    alive: G,
 ) -> Reply {
     let verdict = admit(pusher, &request, key, arrival);
     let pusher_for_socket = Arc::clone(pusher);
     let open = move |stream| open(pusher_for_socket, stream, verdict);
-    websocket::upgrade(request, SUBPROTOCOL, Arc::clone(&pusher.sockets), guard, open)
+    websocket::upgrade(request, SUBPROTOCOL, Arc::clone(&pusher.sockets), alive, open)
 }
 
 /// Refuses a socket on a path where no app is.
-pub fn refuse_path<G: Send + 'static>(pusher: &Arc<Pusher>, request: Request<Incoming>, guard: G) -> Reply {
+pub fn refuse_path<G: Send + 'static>(pusher: &Arc<Pusher>, request: Request<Incoming>, alive: G) -> Reply {
     let protocol =
         request.uri().query().and_then(Query::parse).and_then(|query| query.get("protocol")?.parse().ok());
     let verdict = Err(Refusal::new(CloseReason::PathNotFound, protocol));
     let pusher_for_socket = Arc::clone(pusher);
     let open = move |stream| open(pusher_for_socket, stream, verdict);
-    websocket::upgrade(request, SUBPROTOCOL, Arc::clone(&pusher.sockets), guard, open)
+    websocket::upgrade(request, SUBPROTOCOL, Arc::clone(&pusher.sockets), alive, open)
 }
 
 struct Admitted {
@@ -127,17 +126,14 @@ fn is_version(version: &str) -> bool {
 fn open(pusher: Arc<Pusher>, stream: TcpStream, verdict: Result<Admitted, Refusal>) -> Opened<Door> {
     pusher.metrics.opened.add(1);
     let (limit, now_ms) = (pusher.settings.max_mailbox_bytes, pusher.sockets.now_ms());
-    let seated = verdict.and_then(|admitted| Ok((seat(&pusher, &admitted)?, admitted.app)));
-    match seated {
-        Ok((seat, app)) => {
-            let mailbox = Arc::new(Mailbox::new(seat.id(), stream, limit, now_ms));
-            seat.take(Arc::clone(&mailbox));
-            // A socket that came while all others were being closed must not be missed.
-            if pusher.stopping.load(Ordering::SeqCst) {
-                mailbox.close(CloseReason::Stopping);
-            }
+    let admitted = verdict.and_then(|admitted| Ok((place(&pusher, &admitted)?, admitted)));
+    match admitted {
+        Ok((place, Admitted { app, protocol })) => {
+            let mailbox = Arc::new(Mailbox::new(place.id(), stream, limit, now_ms));
+            pusher.sockets.take(&place, Arc::clone(&mailbox));
             let max_message = app.limits.max_message_bytes();
-            let session = Door::Admitted(PusherSession::new(pusher, app, Arc::clone(&mailbox), seat));
+            let session =
+                Door::Admitted(PusherSession::new(pusher, app, protocol, Arc::clone(&mailbox), place));
             Opened { mailbox, session, max_message }
         }
         Err(refusal) => {
@@ -152,14 +148,12 @@ fn open(pusher: Arc<Pusher>, stream: TcpStream, verdict: Result<Admitted, Refusa
     }
 }
 
-fn seat(pusher: &Pusher, admitted: &Admitted) -> Result<Seat, Refusal> {
+fn place(pusher: &Pusher, admitted: &Admitted) -> Result<Place, Refusal> {
     let refuse = |reason| Refusal::new(reason, Some(admitted.protocol));
-    if pusher.stopping.load(Ordering::SeqCst) {
-        return Err(refuse(CloseReason::Stopping));
-    }
-    pusher.sockets.reserve(&admitted.app).map_err(|no_seat| match no_seat {
-        NoSeat::OverQuota => refuse(CloseReason::OverQuota),
-        NoSeat::NoId => refuse(CloseReason::OverCapacity),
+    pusher.sockets.reserve(&admitted.app).map_err(|no_place| match no_place {
+        NoPlace::OverQuota => refuse(CloseReason::OverQuota),
+        NoPlace::NoId => refuse(CloseReason::OverCapacity),
+        NoPlace::Stopping => refuse(CloseReason::Stopping),
     })
 }
 

@@ -14,7 +14,6 @@ pub mod rest;
 mod session;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 pub use self::connect::{Arrival, connect, refuse_path};
@@ -52,6 +51,4 @@ pub struct Pusher {
     pub settings: Settings,
     /// The wire form of WebSocket text frames in the hub.
     pub format: FormatId,
-    /// The broker stops: no new socket is taken.
-    pub stopping: AtomicBool,
 }

@@ -8,6 +8,7 @@ use percent_encoding::percent_decode_str;
 #[derive(Debug)]
 pub(super) struct Query<'a> {
     parameters: Vec<Parameter<'a>>,
+    plus: Plus,
 }
 
 #[derive(Debug)]
@@ -35,12 +36,23 @@ impl<'a> Query<'a> {
             decode(raw_value, Plus::Space)?;
             Some(Parameter { key: lower_case(decode(key, Plus::Space)?), raw_value })
         });
-        Some(Self { parameters: parameters.collect::<Option<_>>()? })
+        Some(Self { parameters: parameters.collect::<Option<_>>()?, plus: Plus::Space })
+    }
+
+    /// Reads `+` as whoever signed the query did.
+    pub(super) fn read_plus_as(&mut self, plus: Plus) {
+        self.plus = plus;
     }
 
     /// The value of a parameter; of several, the last.
     pub(super) fn get(&self, key: &str) -> Option<Cow<'a, str>> {
-        self.parameters.iter().rfind(|parameter| parameter.key == key)?.value(Plus::Space)
+        self.parameters.iter().rfind(|parameter| parameter.key == key)?.value(self.plus)
+    }
+
+    /// Every value of a parameter, in their order.
+    pub(super) fn all(&self, key: &str) -> Vec<Cow<'a, str>> {
+        let matching = self.parameters.iter().filter(|parameter| parameter.key == key);
+        matching.filter_map(|parameter| parameter.value(self.plus)).collect()
     }
 
     /// How often a parameter stands in the query.

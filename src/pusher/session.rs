@@ -10,16 +10,16 @@ use serde_json::value::RawValue;
 use super::auth::{self, AuthError};
 use super::command::{Command, Subscribe};
 use super::{Pusher, error, frame, json};
-use crate::hub::{AppHub, Draft, Snapshot, Subscriber, Subscription};
+use crate::hub::{AppHub, Budget, Draft, NotSubscribed, Snapshot, Subscriber, Subscription};
 use crate::mailbox::Mailbox;
 use crate::model::app::App;
-use crate::model::channel::{Access, ChannelName};
+use crate::model::channel::{Access, ChannelName, kind_of};
 use crate::model::close::CloseReason;
 use crate::model::event::{Body, Origin};
-use crate::model::member::Member;
+use crate::model::member::{Member, UserId};
 use crate::model::quoted::{Quoted, push_compact};
 use crate::model::rate::TokenBucket;
-use crate::sockets::Seat;
+use crate::sockets::Place;
 use crate::transport::Session;
 
 /// The protocol's end of an admitted socket.
@@ -31,8 +31,11 @@ pub(super) struct PusherSession {
     /// The one list of the socket's channels; a channel itself knows only seats.
     subscriptions: HashMap<ChannelName, Subscription>,
     client_events: TokenBucket,
+    protocol: u32,
+    /// The client has been told its socket id.
+    established: bool,
     /// Given back when the session ends.
-    _seat: Seat,
+    _place: Place,
 }
 
 /// Why a subscribe is refused.
@@ -50,14 +53,17 @@ enum Refused {
     TooManyChannels(usize),
     #[error("{0} has {1} members, which is the maximum")]
     ChannelFull(ChannelName, usize),
+    #[error("{0} is over capacity")]
+    ChannelBusy(ChannelName),
 }
 
 impl Refused {
-    /// The type and status of a `pusher:subscription_error`; `None` where there is no channel to
-    /// tell it to, or its subscription stands.
+    /// The type and status of a `pusher:subscription_error`; `None` where the channel's
+    /// subscription stands, or the socket does not.
     fn subscription_error(&self) -> Option<(&'static str, u16)> {
         match self {
-            Self::ChannelName(_) | Self::Existing(_) => None,
+            Self::Existing(_) | Self::ChannelBusy(_) => None,
+            Self::ChannelName(_) => Some(("InvalidChannel", 400)),
             Self::Auth(_) | Self::NotThatUser(_) => Some(("AuthError", 401)),
             Self::TooManyChannels(_) | Self::ChannelFull(..) => Some(("LimitReached", 4100)),
         }
@@ -65,10 +71,26 @@ impl Refused {
 }
 
 impl PusherSession {
-    pub(super) fn new(pusher: Arc<Pusher>, app: Arc<App>, mailbox: Arc<Mailbox>, seat: Seat) -> Self {
+    pub(super) fn new(
+        pusher: Arc<Pusher>,
+        app: Arc<App>,
+        protocol: u32,
+        mailbox: Arc<Mailbox>,
+        place: Place,
+    ) -> Self {
         let hub = pusher.hub.app(&app.id);
         let client_events = TokenBucket::full(app.limits.client_events_per_second, pusher.sockets.now_ms());
-        Self { pusher, app, hub, mailbox, subscriptions: HashMap::new(), client_events, _seat: seat }
+        Self {
+            pusher,
+            app,
+            hub,
+            mailbox,
+            subscriptions: HashMap::new(),
+            client_events,
+            protocol,
+            established: false,
+            _place: place,
+        }
     }
 
     fn refuse(&self, message: &str) {
@@ -107,7 +129,12 @@ impl PusherSession {
                 self.subscriptions.insert(name, subscription);
                 Ok(())
             }
-            Err(_) => Err(Refused::ChannelFull(name, limits.max_presence_members)),
+            Err(NotSubscribed::Full) => Err(Refused::ChannelFull(name, limits.max_presence_members)),
+            Err(NotSubscribed::Busy) => {
+                // A refused channel would stay pending for ever; a closed client comes back.
+                self.mailbox.close(CloseReason::OverCapacity);
+                Err(Refused::ChannelBusy(name))
+            }
         }
     }
 
@@ -148,46 +175,60 @@ impl PusherSession {
     }
 
     fn try_publish(&mut self, name: &str, channel: &str, data: &RawValue) -> Result<(), NotPublished> {
-        let limits = &self.app.limits;
-        let refuse = |message: String| Err(NotPublished { code: None, message });
-        if !self.app.features.client_events {
-            return refuse("To send client events, you must enable this feature for the app.".to_owned());
+        let (channel, user_id) = self.may_publish(channel)?;
+        let data = self.check_client_event(name, data)?;
+        if !self.hub.has_space(&channel) {
+            return Err(format!("Client event rejected - channel {channel} is over capacity").into());
         }
-        let kind = crate::model::channel::kind_of(channel);
-        if !kind.client_events {
-            return refuse(
-                "Client event rejected - only supported on private and presence channels".to_owned(),
-            );
-        }
-        let Some((channel, subscription)) = self.subscriptions.get_key_value(channel) else {
-            let channel = json::shown(channel);
-            return refuse(format!(
-                "Cannot broadcast client event (connection not subscribed to channel {channel})"
-            ));
-        };
-        if name.chars().nth(limits.max_event_name_length).is_some() {
-            let max = limits.max_event_name_length;
-            return refuse(format!("Client event rejected - the event name is longer than {max} characters"));
-        }
-        let data = payload(data);
-        let (len, max) = (data.decoded_len(), limits.max_event_bytes);
-        if len > max {
-            return refuse(format!("Client event rejected - the data has {len} bytes, the maximum is {max}"));
-        }
-        if !self.hub.has_room(channel) {
-            return refuse(format!("Client event rejected - channel {channel} is over capacity"));
-        }
-        let rate = limits.client_events_per_second;
+        let rate = self.app.limits.client_events_per_second;
         if !self.client_events.take(rate, self.pusher.sockets.now_ms()) {
             let message = "The client event rate limit has been exceeded".to_owned();
             return Err(NotPublished { code: Some(4301), message });
         }
         let socket = self.mailbox.socket();
-        let (name, user_id) = (Quoted::from_text(name), subscription.user_id().cloned());
-        let body = Body::Message { name, data, user_id };
+        let body = Body::Message { name: Quoted::from_text(name), data, user_id };
         let draft = Draft { origin: Origin::Socket(socket), except: Some(socket), body, cache_for: None };
-        self.hub.publish(channel, draft);
+        self.hub.publish(&channel, draft, &mut Budget::one_chunk());
         Ok(())
+    }
+
+    /// The channel, if the socket may publish in it, and the member that it is there.
+    fn may_publish(&self, channel: &str) -> Result<(ChannelName, Option<UserId>), NotPublished> {
+        if !self.app.features.client_events {
+            let text = "To send client events, you must enable this feature in the settings of the app.";
+            return Err(text.to_owned().into());
+        }
+        if !kind_of(channel).client_events {
+            let text = "Client event rejected - only supported on private and presence channels";
+            return Err(text.to_owned().into());
+        }
+        let Some((channel, subscription)) = self.subscriptions.get_key_value(channel) else {
+            let channel = json::shown(channel);
+            let text =
+                format!("Cannot broadcast client event (connection not subscribed to channel {channel})");
+            return Err(text.into());
+        };
+        Ok((channel.clone(), subscription.user_id().cloned()))
+    }
+
+    /// The event's data, if name and data keep the limits.
+    fn check_client_event(&self, name: &str, data: &RawValue) -> Result<Quoted, NotPublished> {
+        let max = self.app.limits.max_event_name_length;
+        if name.chars().nth(max).is_some() {
+            let text = format!("Client event rejected - the event name is longer than {max} characters");
+            return Err(text.into());
+        }
+        let data = payload(data);
+        let (len, max) = (data.decoded_len(), self.app.limits.max_event_bytes);
+        if len > max {
+            let text = format!("Client event rejected - the data has {len} bytes, the maximum is {max}");
+            return Err(text.into());
+        }
+        Ok(data)
+    }
+
+    fn close_code(&self, reason: CloseReason) -> (u16, &'static str) {
+        if self.established { error::close(reason) } else { error::refusal(reason) }
     }
 
     fn leave_all(&mut self) {
@@ -200,6 +241,12 @@ impl PusherSession {
 struct NotPublished {
     code: Option<u16>,
     message: String,
+}
+
+impl From<String> for NotPublished {
+    fn from(message: String) -> Self {
+        Self { code: None, message }
+    }
 }
 
 /// What a newcomer gets before the channel's first event.
@@ -230,6 +277,8 @@ impl Session for PusherSession {
     fn opened(&mut self) {
         let timeout = self.app.limits.activity_timeout.max(Duration::from_secs(1)).as_secs();
         self.mailbox.push(&frame::connection_established(self.mailbox.socket(), timeout));
+        // A socket that was closed before this has not been told.
+        self.established = self.mailbox.closing().is_none();
     }
 
     fn text(&mut self, message: &str) {
@@ -250,6 +299,11 @@ impl Session for PusherSession {
     fn closed(&mut self, reason: CloseReason) {
         self.leave_all();
         self.pusher.metrics.closed(reason);
+        let (code, text) = self.close_code(reason);
+        // Old protocols know no close codes.
+        if self.protocol <= 5 && code >= 4000 {
+            self.mailbox.push_farewell(frame::error(Some(code), text));
+        }
         let (socket, app) = (self.mailbox.socket(), &self.app.id);
         match reason {
             CloseReason::SlowConsumer => {
@@ -260,7 +314,7 @@ impl Session for PusherSession {
     }
 
     fn farewell(&self, reason: CloseReason) -> (u16, Cow<'_, str>) {
-        let (code, text) = error::close(reason);
+        let (code, text) = self.close_code(reason);
         (code, Cow::Borrowed(text))
     }
 }

@@ -4,9 +4,9 @@ mod drain;
 mod route;
 
 use std::convert::Infallible;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -18,12 +18,14 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::drain::drain;
 
+use crate::accept;
 use crate::pusher::Pusher;
 
 /// What one connection may buffer of a request: its headers, or a piece of its body.
 const MAX_HTTP_BUFFER: usize = 64 * 1024;
-/// A pause after a failed accept: running out of descriptors would fail at once again.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a stopping broker waits for the request of an open connection.
+const LATE_REQUEST: Duration = Duration::from_millis(500);
 
 /// How connections are served.
 #[derive(Debug, Clone)]
@@ -43,29 +45,22 @@ pub struct Server {
 }
 
 /// Held by whatever must end before the broker does; a drain waits until all are gone.
-pub type Guard = mpsc::Sender<Infallible>;
+pub type Alive = mpsc::Sender<Infallible>;
 
 /// Accepts connections until `stop` says so.
 pub async fn accept(
     server: Arc<Server>,
     listener: TcpListener,
     mut stop: watch::Receiver<bool>,
-    guard: Guard,
+    alive: Alive,
 ) {
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stopped(&mut stop) => return,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                // Small frames must not wait for acknowledgements of earlier ones.
-                let _ = stream.set_nodelay(true);
-                let server = Arc::clone(&server);
-                tokio::spawn(serve(server, stream, peer, stop.clone(), guard.clone()));
-            }
-            Err(error) => pause_after(&error).await,
-        }
+    let for_connections = stop.clone();
+    let accepting = accept::each(listener, |stream, peer| {
+        tokio::spawn(serve(Arc::clone(&server), stream, peer, for_connections.clone(), alive.clone()));
+    });
+    tokio::select! {
+        () = accepting => {}
+        () = stopped(&mut stop) => {}
     }
 }
 
@@ -74,44 +69,43 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stopping| *stopping).await;
 }
 
-async fn pause_after(error: &io::Error) {
-    let of_one_connection =
-        [io::ErrorKind::ConnectionAborted, io::ErrorKind::ConnectionReset, io::ErrorKind::Interrupted];
-    if !of_one_connection.contains(&error.kind()) {
-        tracing::error!(%error, "cannot accept connections");
-        tokio::time::sleep(ACCEPT_PAUSE).await;
-    }
-}
-
 /// Serves the requests of one connection, until it becomes a WebSocket or ends.
 async fn serve(
     server: Arc<Server>,
     stream: TcpStream,
     peer: SocketAddr,
     mut stop: watch::Receiver<bool>,
-    guard: Guard,
+    alive: Alive,
 ) {
-    let timeout = server.settings.header_timeout;
-    let service = service_fn(move |request| {
-        let (server, guard) = (Arc::clone(&server), guard.clone());
-        async move { Ok::<_, Infallible>(route::route(&server, request, peer, guard).await) }
-    });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(timeout)
-        .max_buf_size(MAX_HTTP_BUFFER)
-        .pipeline_flush(true);
+        .header_read_timeout(server.settings.header_timeout)
+        .max_buf_size(MAX_HTTP_BUFFER);
+    let busy = Arc::new(AtomicBool::new(false));
+    let answering = Arc::clone(&busy);
+    let service = service_fn(move |request| {
+        let (server, alive, busy) = (Arc::clone(&server), alive.clone(), Arc::clone(&answering));
+        async move {
+            busy.store(true, Ordering::Relaxed);
+            let reply = route::route(&server, request, peer, alive).await;
+            busy.store(false, Ordering::Relaxed);
+            Ok::<_, Infallible>(reply)
+        }
+    });
     let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
     tokio::pin!(connection);
     let ended = tokio::select! {
-        ended = &mut connection => ended,
+        ended = &mut connection => Some(ended),
         () = stopped(&mut stop) => {
-            // A request in flight is still answered.
+            // A request in flight is still answered; one that has not come by now is not waited for.
             connection.as_mut().graceful_shutdown();
-            connection.await
+            match tokio::time::timeout(LATE_REQUEST, &mut connection).await {
+                Err(_) if busy.load(Ordering::Relaxed) => Some(connection.await),
+                ended => ended.ok(),
+            }
         }
     };
-    if let Err(error) = ended {
+    if let Some(Err(error)) = ended {
         tracing::debug!(%peer, %error, "HTTP connection ended");
     }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 
-use super::{Guard, Server};
+use super::{Alive, Server};
 use crate::http::{self, Reply};
 use crate::pusher::{self, Arrival, rest};
 use crate::transport::websocket::is_upgrade;
@@ -15,7 +15,7 @@ pub(super) async fn route(
     server: &Server,
     request: Request<Incoming>,
     peer: SocketAddr,
-    guard: Guard,
+    alive: Alive,
 ) -> Reply {
     let whole = request.uri().path().to_owned();
     let prefix = &server.pusher.settings.path_prefix;
@@ -24,11 +24,11 @@ pub(super) async fn route(
     match socket_key {
         Some(key) if is_upgrade(&request) => {
             let arrival = Arrival { secure: came_by_tls(server, &request, peer.ip()) };
-            pusher::connect(&server.pusher, request, key, arrival, guard)
+            pusher::connect(&server.pusher, request, key, arrival, alive)
         }
         Some(_) => http::text(StatusCode::UPGRADE_REQUIRED, "This is a WebSocket endpoint"),
         None if path.starts_with("/apps/") => rest::answer(&server.pusher, request, path).await,
-        None if is_upgrade(&request) => pusher::refuse_path(&server.pusher, request, guard),
+        None if is_upgrade(&request) => pusher::refuse_path(&server.pusher, request, alive),
         None => http::text(StatusCode::NOT_FOUND, "Not found"),
     }
 }
@@ -38,6 +38,7 @@ fn came_by_tls(server: &Server, request: &Request<Incoming>, peer: IpAddr) -> bo
     let peer = peer.to_canonical();
     let trusted = server.settings.trusted_proxies.iter().any(|network| network.contains(&peer));
     let proto = request.headers().get("x-forwarded-proto").and_then(|value| value.to_str().ok());
-    trusted
-        && proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https") || proto.eq_ignore_ascii_case("wss"))
+    // Of several proxies, the one that the client reached stands first.
+    let proto = proto.and_then(|proto| proto.split(',').next()).map(str::trim).unwrap_or_default();
+    trusted && (proto.eq_ignore_ascii_case("https") || proto.eq_ignore_ascii_case("wss"))
 }

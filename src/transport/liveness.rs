@@ -6,12 +6,16 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::websocket::PING;
+use crate::mailbox::Silence;
 use crate::model::app::Limits;
 use crate::model::close::CloseReason;
 use crate::sockets::Sockets;
 
+/// Pings sent before other tasks get their turn.
+const PINGS_AT_ONCE: usize = 256;
+
 /// Pings sockets that have been silent for their app's `activity_timeout`, and closes those that
-/// stay silent for `pong_timeout` more. Only what the peer sent counts as a sign of life. Never
+/// do not answer within `pong_timeout`. Only what the peer sent counts as a sign of life. Never
 /// ends; looks every `period`.
 pub async fn sweep(sockets: Arc<Sockets>, period: Duration) {
     let ping = Bytes::from_static(&PING);
@@ -20,16 +24,29 @@ pub async fn sweep(sockets: Arc<Sockets>, period: Duration) {
     loop {
         ticks.tick().await;
         let now = sockets.now_ms();
+        let mut due = Vec::new();
         sockets.each(|app, mailbox| {
-            let silence = Duration::from_millis(mailbox.silent_for(now));
             let Limits { activity_timeout, pong_timeout, .. } = app.limits;
-            if silence >= activity_timeout + pong_timeout {
-                mailbox.close(CloseReason::NoPong);
-            } else if silence >= activity_timeout && mailbox.begin_ping() {
-                mailbox.push(&ping);
+            let silence = mailbox.silence(now, millis(activity_timeout), millis(pong_timeout));
+            if matches!(silence, Silence::PingDue | Silence::Dead) {
+                due.push((silence, Arc::clone(mailbox)));
             }
         });
+        // Not under the table's locks: a ping is a system call.
+        for (i, (silence, mailbox)) in due.into_iter().enumerate() {
+            match silence {
+                Silence::Dead => mailbox.close(CloseReason::NoPong),
+                _ => mailbox.push(&ping),
+            }
+            if i % PINGS_AT_ONCE == PINGS_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How often to sweep so that no timeout is overrun by more than a tenth.

@@ -26,10 +26,16 @@ use crate::sockets::Sockets;
 pub const PING: [u8; 2] = [0x89, 0];
 /// How long a closing connection may take to read our last words.
 const LINGER: Duration = Duration::from_secs(5);
+/// The same for one that is closed because it does not read: it has much to read before them.
+const SLOW_LINGER: Duration = Duration::from_secs(30);
 /// Bytes of a close reason: what fits a control frame beside the code.
 const MAX_CLOSE_REASON: usize = 123;
 /// Bytes read at once, on the stack: a silent connection holds no buffer.
 const READ_BUFFER: usize = 4096;
+/// Reads before other connections get their turn.
+const READS_AT_ONCE: usize = 2;
+/// Queued bytes above which nothing more is read from a client: it shall first read its answers.
+const READ_PAUSE: usize = 64 * 1024;
 /// The longest frame header that a server writes.
 const MAX_HEADER: usize = 10;
 
@@ -50,12 +56,12 @@ pub fn is_upgrade(request: &Request<Incoming>) -> bool {
 }
 
 /// Answers a handshake, and drives the connection once it is a WebSocket. `offered` is echoed when
-/// the client offers it as a subprotocol. `guard` is held until the connection has ended.
+/// the client offers it as a subprotocol. `alive` is held until the connection has ended.
 pub fn upgrade<S: Session>(
     mut request: Request<Incoming>,
     offered: &'static str,
     sockets: Arc<Sockets>,
-    guard: impl Send + 'static,
+    alive: impl Send + 'static,
     open: impl FnOnce(TcpStream) -> Opened<S> + Send + 'static,
 ) -> Reply {
     let mut response: Response<Full<Bytes>> = match create_response_with_body(&request, Full::default) {
@@ -73,13 +79,13 @@ pub fn upgrade<S: Session>(
         let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
         let opened = open(parts.io.into_inner());
         // A task of its own: this one keeps the size of hyper's connection for ever.
-        tokio::spawn(drive(opened, sockets, parts.read_buf, guard));
+        tokio::spawn(drive(opened, sockets, parts.read_buf, alive));
     });
     response
 }
 
 /// The life of one connection, from its first frame to its last.
-async fn drive<S: Session>(opened: Opened<S>, sockets: Arc<Sockets>, early: Bytes, guard: impl Send) {
+async fn drive<S: Session>(opened: Opened<S>, sockets: Arc<Sockets>, early: Bytes, alive: impl Send) {
     let Opened { mailbox, mut session, max_message } = opened;
     let mut inbox = Inbox::new(max_message);
     session.opened();
@@ -95,11 +101,18 @@ async fn drive<S: Session>(opened: Opened<S>, sockets: Arc<Sockets>, early: Byte
         mailbox.push_farewell(close_frame(code, &text));
     }
     drop(session);
-    if reason != CloseReason::Lost {
-        // Whoever does not read our last words in time goes without them.
-        let _ = tokio::time::timeout(LINGER, poll_fn(|cx| poll_linger(cx, &mailbox))).await;
-    }
-    drop(guard);
+    let (linger, alive) = match reason {
+        CloseReason::Lost => return,
+        // A broker that stops does not wait for these.
+        CloseReason::SlowConsumer => {
+            drop(alive);
+            (SLOW_LINGER, None)
+        }
+        _ => (LINGER, Some(alive)),
+    };
+    // Whoever does not read our last words in time goes without them.
+    let _ = tokio::time::timeout(linger, poll_fn(|cx| poll_linger(cx, &mailbox))).await;
+    drop(alive);
 }
 
 fn poll_connection(
@@ -110,9 +123,12 @@ fn poll_connection(
     sockets: &Sockets,
 ) -> Poll<CloseReason> {
     let mut buffer = [0; READ_BUFFER];
-    loop {
+    for _ in 0..READS_AT_ONCE {
         if let Poll::Ready(reason) = mailbox.poll_closing(cx) {
             return Poll::Ready(reason);
+        }
+        if mailbox.queued() > READ_PAUSE {
+            return Poll::Pending;
         }
         let read = match ready!(mailbox.poll_read(cx, &mut buffer)) {
             Ok(0) | Err(_) => Err(CloseReason::Lost),
@@ -125,6 +141,8 @@ fn poll_connection(
             mailbox.close(reason);
         }
     }
+    cx.waker().wake_by_ref();
+    Poll::Pending
 }
 
 /// Writes what is queued, says that nothing more will come, and reads until the peer says so

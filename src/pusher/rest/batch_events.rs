@@ -10,6 +10,7 @@ use super::info::Info;
 use super::publication::{self, Publication};
 use super::{Call, Refusal, empty_object, parse};
 use crate::http::{self, Reply};
+use crate::hub::Budget;
 use crate::model::app::Limits;
 
 #[derive(Deserialize)]
@@ -37,8 +38,11 @@ pub(super) async fn trigger(call: &Call<'_>, body: Bytes) -> Result<Reply, Refus
     let batch = read(&call.app.limits, &body)?;
     let channels: Vec<_> =
         batch.iter().flat_map(|publication| publication.channels.iter().cloned()).collect();
-    publication::room(call, &channels).await?;
-    batch.iter().for_each(|publication| publication.publish(call));
+    publication::wait_for_space(call, &channels).await?;
+    let mut budget = Budget::one_chunk();
+    for publication in &batch {
+        publication.publish(call, &mut budget);
+    }
     let with_info = batch.iter().any(|publication| publication.info != Info::default());
     Ok(if with_info { counts(call, &batch) } else { empty_object() })
 }

@@ -11,8 +11,9 @@ pub(super) fn list(call: &Call<'_>) -> Result<Reply, Refusal> {
     let prefix = call.query.get("filter_by_prefix").unwrap_or_default();
     let info = Info::parse(&call.query.get("info").unwrap_or_default())?;
     if info.user_count && !prefix.starts_with("presence-") {
+        // Spelt as the hosted service spells it: libraries look for the text.
         return Err(Refusal::bad_request(
-            "user_count may only be requested for presence channels - please supply filter_by_prefix beginning with presence-",
+            "user_count may only be requested for presence channels - please supply filter_by_prefix begining with presence-",
         ));
     }
     if info.cache {

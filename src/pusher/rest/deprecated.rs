@@ -7,6 +7,7 @@ use super::info::Info;
 use super::publication::{self, Publication};
 use super::{Call, Refusal};
 use crate::http::{self, Reply};
+use crate::hub::Budget;
 use crate::model::quoted::Quoted;
 
 /// `POST /apps/ID/channels/NAME/events?name=…`: the body is the data as it is.
@@ -22,8 +23,8 @@ pub(super) async fn trigger(call: &Call<'_>, channel: &str, body: Bytes) -> Resu
     };
     let (name, data) = (Quoted::from_text(&name), Quoted::from_text(data));
     let publication = Publication::new(limits, channels, name, data, except, Info::default())?;
-    publication::room(call, &publication.channels).await?;
-    publication.publish(call);
+    publication::wait_for_space(call, &publication.channels).await?;
+    publication.publish(call, &mut Budget::one_chunk());
     let mut reply = Response::new(Default::default());
     *reply.status_mut() = StatusCode::ACCEPTED;
     Ok(reply)

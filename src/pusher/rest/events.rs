@@ -12,6 +12,7 @@ use super::info::Info;
 use super::publication::{self, Publication};
 use super::{Call, Refusal, empty_object, parse};
 use crate::http::{self, Reply};
+use crate::hub::Budget;
 use crate::model::app::Limits;
 use crate::model::channel::ChannelName;
 
@@ -33,10 +34,26 @@ struct Trigger<'a> {
 
 /// Publishes, and answers once the event has its place in every channel.
 pub(super) async fn trigger(call: &Call<'_>, body: Bytes) -> Result<Reply, Refusal> {
+    let body = if body.is_empty() { body_from_query(call) } else { body };
     let publication = read(&call.app.limits, &body)?;
-    publication::room(call, &publication.channels).await?;
-    publication.publish(call);
+    publication::wait_for_space(call, &publication.channels).await?;
+    publication.publish(call, &mut Budget::one_chunk());
     Ok(if publication.info == Info::default() { empty_object() } else { counts(call, &publication) })
+}
+
+/// An old form of the request has its parameters in the query, and no body.
+fn body_from_query(call: &Call<'_>) -> Bytes {
+    let mut body = serde_json::Map::new();
+    for name in ["name", "data", "channel", "socket_id", "info"] {
+        if let Some(value) = call.query.get(name) {
+            body.insert(name.to_owned(), value.into());
+        }
+    }
+    let channels = call.query.all("channels[]");
+    if !channels.is_empty() {
+        body.insert("channels".to_owned(), channels.into());
+    }
+    serde_json::Value::Object(body).to_string().into()
 }
 
 fn read(limits: &Limits, body: &Bytes) -> Result<Publication, Refusal> {

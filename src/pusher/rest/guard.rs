@@ -19,6 +19,8 @@ const WINDOW_S: u64 = 600;
 /// A request whose signature is right, body aside.
 pub(super) struct Signed {
     body_md5: Option<String>,
+    /// How the signer reads a `+`.
+    pub(super) plus: Plus,
 }
 
 /// Checks all that the query says: key, version, time and signature.
@@ -57,8 +59,8 @@ fn check_signature_at(
     }
     check_time(now, query.get("auth_timestamp").as_deref())?;
     let given = query.get("auth_signature").ok_or("Missing parameter: auth_signature")?;
-    verify(pair, method, path, query, &given)?;
-    Ok(Signed { body_md5: query.get("body_md5").map(Cow::into_owned) })
+    let plus = verify(pair, method, path, query, &given)?;
+    Ok(Signed { body_md5: query.get("body_md5").map(Cow::into_owned), plus })
 }
 
 fn check_time(now: u64, given: Option<&str>) -> Result<(), String> {
@@ -82,7 +84,7 @@ fn check_time(now: u64, given: Option<&str>) -> Result<(), String> {
 
 /// Libraries sign the path before they encode it, and some write a space as `+`: what was signed
 /// is tried in the readings that differ.
-fn verify(pair: &KeyPair, method: &str, path: &str, query: &Query<'_>, given: &str) -> Result<(), String> {
+fn verify(pair: &KeyPair, method: &str, path: &str, query: &Query<'_>, given: &str) -> Result<Plus, String> {
     let decoded = decode(path, Plus::Literal).unwrap_or(Cow::Borrowed(path));
     let paths = if decoded == path { &[path][..] } else { &[decoded.as_ref(), path][..] };
     let readings = if query.has_plus() { &[Plus::Space, Plus::Literal][..] } else { &[Plus::Space][..] };
@@ -92,7 +94,7 @@ fn verify(pair: &KeyPair, method: &str, path: &str, query: &Query<'_>, given: &s
             let mut signer = pair.secret.signer();
             feed_signed(method, path, &parameters, plus, |part| signer.update(part.as_bytes()));
             if signer.verify(given) {
-                return Ok(());
+                return Ok(plus);
             }
         }
     }
@@ -185,7 +187,7 @@ mod tests {
         let body = br#"{"name":"foo","channels":["project-3"],"data":"{\"some\":\"data\"}"}"#;
         let signature = "da454824c97ba181a32ccc17a72625ba02771f50b50e1e7430e47a1f3f457e6c";
         passes("POST", "/apps/3/events", "&body_md5=ec365a775a4cd0599faeb73354201b6f", signature);
-        let signed = Signed { body_md5: Some("ec365a775a4cd0599faeb73354201b6f".into()) };
+        let signed = Signed { body_md5: Some("ec365a775a4cd0599faeb73354201b6f".into()), plus: Plus::Space };
         assert!(check_body(&signed, &Bytes::from_static(body)).is_ok());
         assert!(check_body(&signed, &Bytes::from_static(b"{}")).is_err());
 
@@ -261,7 +263,7 @@ mod tests {
         ] {
             assert_eq!(check(NOW, "GET", "/apps/3/channels", query).err().as_deref(), Some(text), "{query}");
         }
-        let unsigned = Signed { body_md5: None };
+        let unsigned = Signed { body_md5: None, plus: Plus::Space };
         assert!(check_body(&unsigned, &Bytes::new()).is_ok());
         assert!(check_body(&unsigned, &Bytes::from_static(b"{}")).is_err());
     }

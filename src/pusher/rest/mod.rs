@@ -14,7 +14,7 @@ mod users;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::{Method, Request, StatusCode};
 
 use super::query::{Plus, Query, decode};
@@ -22,6 +22,9 @@ use super::{Pusher, json};
 use crate::http::{self, BodyError, Reply};
 use crate::hub::AppHub;
 use crate::model::app::App;
+
+/// Bytes of a stranger's body that hyper may throw away to keep the connection.
+const LEFT_UNREAD: u64 = 4 * 1024;
 
 /// What an endpoint works with: a request that has passed the guard.
 struct Call<'a> {
@@ -89,11 +92,15 @@ async fn route(pusher: &Pusher, request: Request<Incoming>, path: &str) -> Resul
     let mut segments = path.split('/').skip(2);
     let app = segments.next().and_then(|id| pusher.apps.by_id(&decode(id, Plus::Literal)?));
     let app = app.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "Unknown app id"))?;
-    let query = Query::parse(parts.uri.query().unwrap_or_default())
+    let mut query = Query::parse(parts.uri.query().unwrap_or_default())
         .ok_or_else(|| Refusal::bad_request("The query string is not UTF-8"))?;
 
     // The signature covers the body by its MD5, so a stranger's body is never read.
-    let signed = guard::check_signature(app, &parts.method, path, &query)?;
+    let signed = guard::check_signature(app, &parts.method, path, &query).map_err(|refusal| Refusal {
+        hang_up: body.size_hint().upper().is_none_or(|length| length > LEFT_UNREAD),
+        ..refusal
+    })?;
+    query.read_plus_as(signed.plus);
     if !app.enabled {
         return Err(Refusal::new(StatusCode::FORBIDDEN, "Application disabled"));
     }

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::super::json;
 use super::info::Info;
 use super::{Call, Refusal};
-use crate::hub::Draft;
+use crate::hub::{Budget, Draft};
 use crate::model::app::Limits;
 use crate::model::channel::ChannelName;
 use crate::model::event::{Body, Origin};
@@ -48,23 +48,24 @@ impl Publication {
         Ok(Self { channels, info, name, data, except })
     }
 
-    /// Publishes to every channel.
-    pub(super) fn publish(&self, call: &Call<'_>) {
+    /// Publishes to every channel. Never waits: a caller that hangs up must not leave half of it.
+    pub(super) fn publish(&self, call: &Call<'_>, budget: &mut Budget) {
         call.pusher.metrics.api_events.add(self.channels.len());
         for channel in &self.channels {
             let body = Body::Message { name: self.name.clone(), data: self.data.clone(), user_id: None };
             let cache_for = Some(call.app.limits.cache_ttl);
-            call.hub.publish(channel, Draft { origin: Origin::Api, except: self.except, body, cache_for });
+            let draft = Draft { origin: Origin::Api, except: self.except, body, cache_for };
+            call.hub.publish(channel, draft, budget);
         }
     }
 }
 
-/// Waits until all channels have room; nothing is published before that.
+/// Waits until all channels have space; nothing is published before that.
 ///
 /// # Errors
 /// 503 when one of them stays full.
-pub(super) async fn room(call: &Call<'_>, channels: &[ChannelName]) -> Result<(), Refusal> {
-    call.hub.room(channels).await.map_err(|full| {
+pub(super) async fn wait_for_space(call: &Call<'_>, channels: &[ChannelName]) -> Result<(), Refusal> {
+    call.hub.wait_for_space(channels).await.map_err(|full| {
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("Nothing was published: {full}, try again"))
     })
 }

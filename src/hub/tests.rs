@@ -1,0 +1,166 @@
+//! The hub with real mailboxes, on a runtime of one thread: tasks run only where a test awaits, so
+//! queues fill for certain.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::mailbox::Mailbox;
+use crate::model::quoted::Quoted;
+
+/// Events as single bytes: the data, or `+` and `-` for members.
+struct Letters;
+
+impl Format for Letters {
+    fn encode(&self, event: &Event) -> Bytes {
+        match &event.body {
+            Body::Message { data, .. } => Bytes::copy_from_slice(&data.as_bytes()[1..2]),
+            Body::MemberAdded { .. } => Bytes::from_static(b"+"),
+            Body::MemberRemoved { .. } => Bytes::from_static(b"-"),
+        }
+    }
+}
+
+fn hub(max_queue_bytes: usize) -> Arc<AppHub> {
+    let queue_timeout = Duration::from_millis(50);
+    let settings = Settings { max_queue_bytes, queue_timeout, max_cache_bytes: 4096 };
+    let formats: Formats = Arc::new([Box::new(Letters) as Box<dyn Format>]);
+    Hub::new(settings, formats, Arc::default()).expect("randomness").app(&AppId::from("1"))
+}
+
+async fn socket() -> (Subscriber, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("an address");
+    let (far, near) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let near = near.expect("accept").0;
+    near.writable().await.expect("writable");
+    let mailbox = Mailbox::new(SocketId::draw().expect("an id"), near, 1 << 20, 0);
+    (Subscriber { mailbox: Arc::new(mailbox), format: FormatId(0) }, far.expect("connect"))
+}
+
+fn name(name: &str) -> ChannelName {
+    ChannelName::parse(name, 200).expect("a name")
+}
+
+fn member(user: usize) -> Option<(Member, usize)> {
+    Some((Member { user_id: user.to_string().into(), user_info: None }, 1000))
+}
+
+fn subscribe(hub: &Arc<AppHub>, channel: &str, who: &Subscriber) -> Subscription {
+    let welcome = |_: &Snapshot<'_>| who.mailbox.push(&Bytes::from_static(b"!"));
+    hub.subscribe(&name(channel), who.clone(), None, welcome).expect("subscribed")
+}
+
+fn publish(hub: &Arc<AppHub>, channel: &str, letter: &str, budget: &mut Budget) {
+    let body = Body::Message { name: Quoted::from_text("e"), data: Quoted::from_text(letter), user_id: None };
+    let cache_for = Some(Duration::from_secs(60));
+    hub.publish(&name(channel), Draft { origin: Origin::Api, except: None, body, cache_for }, budget);
+}
+
+/// Lets every task run, then closes the socket's end and returns all that came.
+async fn all_received(who: Subscriber, mut far: TcpStream) -> String {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    who.mailbox.shut_down();
+    let mut received = String::new();
+    far.read_to_string(&mut received).await.expect("read");
+    received
+}
+
+#[tokio::test]
+async fn a_subscriber_gets_exactly_what_lies_between_its_subscribe_and_its_unsubscribe() {
+    let hub = hub(1 << 20);
+    let (who, far) = socket().await;
+    publish(&hub, "a", "0", &mut Budget::none());
+    let subscription = subscribe(&hub, "a", &who);
+    publish(&hub, "a", "1", &mut Budget::none());
+    publish(&hub, "a", "2", &mut Budget::none());
+    hub.unsubscribe(subscription);
+    publish(&hub, "a", "3", &mut Budget::none());
+    assert_eq!(all_received(who, far).await, "!12");
+    assert_eq!(hub.totals().0, 0);
+}
+
+/// What was owed to the earlier subscription once came after the success of the next one.
+#[tokio::test]
+async fn nothing_from_before_comes_after_the_success_of_a_second_subscription() {
+    let hub = hub(1 << 20);
+    let (who, far) = socket().await;
+    let (other, _other_far) = socket().await;
+    let _stays = subscribe(&hub, "a", &other);
+    let first = subscribe(&hub, "a", &who);
+    publish(&hub, "a", "1", &mut Budget::none());
+    hub.unsubscribe(first);
+    publish(&hub, "a", "2", &mut Budget::none());
+    let _second = subscribe(&hub, "a", &who);
+    publish(&hub, "a", "3", &mut Budget::none());
+    assert_eq!(all_received(who, far).await, "!!3");
+}
+
+#[tokio::test]
+async fn few_subscribers_are_delivered_to_in_place_and_keep_the_order_of_a_request() {
+    let hub = hub(1 << 20);
+    let (who, mut far) = socket().await;
+    let _subscriptions = [subscribe(&hub, "a", &who), subscribe(&hub, "b", &who)];
+    let mut budget = Budget::one_chunk();
+    publish(&hub, "b", "1", &mut budget);
+    publish(&hub, "a", "2", &mut budget);
+    let mut received = [0; 4];
+    far.read_exact(&mut received).await.expect("read");
+    assert_eq!(&received, b"!!12");
+}
+
+/// Joins once went past the queue's limit, for nobody had to wait with them.
+#[tokio::test]
+async fn joins_that_a_channel_cannot_tell_its_members_are_refused() {
+    let hub = hub(4096);
+    let (who, _far) = socket().await;
+    let channel = name("presence-a");
+    let mut subscriptions = Vec::new();
+    let refused = (0..1000).find_map(|user| {
+        match hub.subscribe(&channel, who.clone(), member(user), |_| {}) {
+            Ok(subscription) => subscriptions.push(subscription),
+            Err(refused) => return Some(refused),
+        }
+        None
+    });
+    assert_eq!(refused, Some(NotSubscribed::Busy));
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(hub.subscribe(&channel, who, member(1001), |_| {}).is_ok(), "all is well once they are told");
+}
+
+#[tokio::test]
+async fn publishers_wait_for_space_and_are_told_when_there_is_none() {
+    let hub = hub(200);
+    let (who, _far) = socket().await;
+    let _subscription = subscribe(&hub, "a", &who);
+    let channels = [name("a"), name("b")];
+    for _ in 0..10 {
+        publish(&hub, "a", "x", &mut Budget::none());
+    }
+    assert!(!hub.has_space(&channels[0]) && hub.has_space(&channels[1]));
+    assert_eq!(hub.wait_for_space(&channels).await, Ok(()), "the runner makes space while we wait");
+}
+
+#[tokio::test]
+async fn a_channel_lives_while_it_is_occupied_or_cached_and_no_longer() {
+    let hub = hub(1 << 20);
+    let (who, _far) = socket().await;
+    hub.unsubscribe(subscribe(&hub, "a", &who));
+    assert_eq!(hub.channels.len(), 0);
+    publish(&hub, "a", "1", &mut Budget::none());
+    assert_eq!(hub.channels.len(), 0, "an event that nobody is there for leaves nothing");
+    for channel in 0..100 {
+        publish(&hub, &format!("cache-{channel}"), "1", &mut Budget::none());
+    }
+    let (events, bytes) = hub.shared.cache.size();
+    assert!(bytes <= 4096 && events > 0 && hub.channels.len() == events, "{events} events, {bytes} bytes");
+    assert!(hub.cached("cache-99").is_some() && hub.cached("cache-0").is_none(), "the oldest goes first");
+}
