@@ -1,0 +1,115 @@
+// Server, backend and clients of one test file. Clients are unmodified and configured as a user
+// of a self-hosted server configures them.
+
+import assert from "node:assert/strict";
+
+import PusherServer from "pusher";
+import Pusher from "pusher-js";
+
+import { Backend } from "./backend.js";
+import { APP, Fanfare } from "./fanfare.js";
+import { Inbox, within, DEADLINE } from "./wait.js";
+
+export const MASTER_KEY = Buffer.alloc(32, "fanfare").toString("base64");
+
+export class World {
+  static async start() {
+    const world = new World();
+    world.server = await Fanfare.start();
+    world.api = world.sdk();
+    world.backend = await Backend.start(world.api);
+    return world;
+  }
+
+  async stop() {
+    await this.backend.stop();
+    await this.server.stop();
+  }
+
+  /** The `pusher` server SDK for one app. */
+  sdk({ id, key, secret } = APP, options = {}) {
+    return new PusherServer({
+      appId: id,
+      key,
+      secret,
+      host: this.server.host,
+      port: this.server.port,
+      useTLS: false,
+      encryptionMasterKeyBase64: MASTER_KEY,
+      ...options,
+    });
+  }
+
+  options({ auth = "/broadcasting/auth", as = "ada", ...options } = {}) {
+    return {
+      cluster: "",
+      wsHost: this.server.host,
+      wsPort: this.server.port,
+      forceTLS: false,
+      enabledTransports: ["ws"],
+      channelAuthorization: {
+        endpoint: this.backend.url + auth,
+        transport: "ajax",
+        headers: { "X-Person": as },
+      },
+      ...options,
+    };
+  }
+
+  /** A pusher-js client that is closed when the test `t` ends. */
+  client(t, { key = APP.key, ...options } = {}) {
+    const client = new Pusher(key, this.options(options));
+    t.after(() => client.disconnect());
+    return client;
+  }
+
+  /** The same, already connected. */
+  async connected(t, options) {
+    const client = this.client(t, options);
+    await connected(client);
+    return client;
+  }
+
+  /** JSON of a `GET` through the SDK. */
+  async get(path, params, api = this.api) {
+    const response = await api.get({ path, params });
+    return response.json();
+  }
+}
+
+export async function connected(client, ms = DEADLINE) {
+  if (client.connection.state === "connected") return;
+  await within(ms, "the connection", new Promise((resolve) => {
+    client.connection.bind("connected", resolve);
+  }));
+}
+
+/** Subscribes and waits for the server's word; returns the channel. */
+export async function subscribed(client, name) {
+  const inbox = new Inbox();
+  const channel = client.subscribe(name);
+  inbox.bind(channel, "pusher:subscription_succeeded", "pusher:subscription_error");
+  const { data } = await inbox.next("pusher:subscription_succeeded");
+  channel.greeting = data;
+  return channel;
+}
+
+/** Returns once the server has worked through all that `client` has sent so far. */
+export async function settled(client) {
+  const inbox = new Inbox();
+  const pong = (message) => message.event === "pusher:pong" && inbox.put({ name: message.event });
+  client.connection.bind("message", pong);
+  client.connection.send_event("pusher:ping", {});
+  await inbox.next("pusher:pong");
+  client.connection.unbind("message", pong);
+}
+
+/** The error an SDK call ends with. */
+export async function refusal(promise) {
+  const error = await promise.then(
+    () => assert.fail("the call was expected to be refused"),
+    (error) => error,
+  );
+  assert.equal(error.name, "PusherRequestError", String(error.stack));
+  return error;
+}

@@ -1,0 +1,182 @@
+//! A broker of our own on port 0, and the people who talk to it.
+// Every test binary includes this module whole and uses its own share of it.
+#![allow(dead_code, unreachable_pub, unused_imports)]
+
+pub mod api;
+pub mod client;
+pub mod http;
+pub mod raw;
+pub mod settings;
+pub mod sign;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+pub use api::{Api, Signed};
+pub use client::Client;
+pub use http::{Http, Reply};
+pub use raw::Raw;
+pub use settings::{Settings, settings};
+pub use sign::{APP, Credentials, OTHER};
+
+/// How long a test waits for anything before it calls it missing.
+pub const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Where a well-behaved client of the first app connects.
+pub const HOME: &str = "/app/app-key?protocol=7&client=js&version=8.6.0&flash=false";
+
+/// Waits for something that must happen, and says what was missing when it does not.
+pub async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
+    within(DEADLINE, what, work).await
+}
+
+/// As [`in_time`], for the few things that may take longer.
+pub async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(limit, work).await {
+        Ok(value) => value,
+        Err(_) => panic!("not within {limit:?}: {what}"),
+    }
+}
+
+/// Asks again and again, one round trip each, until the answer is yes.
+pub async fn eventually(what: &str, mut asked: impl AsyncFnMut() -> bool) {
+    let started = Instant::now();
+    while !asked().await {
+        assert!(started.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Sends these bytes again and again, until the broker takes none for a second or hangs up.
+pub async fn until_ignored(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) {
+    let patience = Duration::from_secs(1);
+    let sending =
+        async { while let Ok(Ok(())) = tokio::time::timeout(patience, writer.write_all(bytes)).await {} };
+    within(DEADLINE * 4, "an end to the broker's attention", sending).await;
+}
+
+/// A running broker; it drains when the test stops it or lets it go.
+pub struct Broker {
+    pub address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    running: JoinHandle<bool>,
+}
+
+/// Starts a broker in this process on ports of its own.
+pub async fn boot(settings: Settings) -> Broker {
+    let config = match fanfare::config::Config::parse(&settings.to_toml()) {
+        Ok(config) => config,
+        Err(problems) => panic!("the test's config is refused: {problems}"),
+    };
+    let broker = fanfare::Broker::bind(config).await.expect("the listeners bind");
+    let address = broker.public_addrs()[0];
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(async move {
+        let stopped = async move {
+            let _ = stopped.await;
+        };
+        broker.run(stopped).await.is_ok()
+    });
+    Broker { address, stop: Some(stop), running }
+}
+
+impl Broker {
+    /// A client of the first app, connected and established.
+    pub async fn connect(&self) -> Client {
+        let mut client = self.dial(HOME).await;
+        client.expect_established().await;
+        client
+    }
+
+    /// A WebSocket to this path, upgraded but not yet told anything.
+    pub async fn dial(&self, path: &str) -> Client {
+        self.dial_with(path, &[]).await
+    }
+
+    /// As [`Broker::dial`], with headers of its own.
+    pub async fn dial_with(&self, path: &str, headers: &[(&str, &str)]) -> Client {
+        Client::open(self.address, path, headers).await.expect("the upgrade is completed")
+    }
+
+    /// Signed requests of the first app over one kept-alive connection.
+    pub fn api(&self) -> Api {
+        Api::new(self.address, APP)
+    }
+
+    /// A bare HTTP connection.
+    pub async fn http(&self) -> Http {
+        Http::over(self.tcp().await)
+    }
+
+    /// A bare TCP connection.
+    pub async fn tcp(&self) -> TcpStream {
+        in_time("a TCP connection", TcpStream::connect(self.address)).await.expect("the port is open")
+    }
+
+    /// A TCP connection whose kernel buffers are as small as they get.
+    pub async fn narrow_tcp(&self) -> TcpStream {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("a small receive buffer");
+        socket.set_send_buffer_size(4096).expect("a small send buffer");
+        in_time("a TCP connection", socket.connect(self.address)).await.expect("the port is open")
+    }
+
+    /// A WebSocket of which every byte is ours to choose.
+    pub async fn raw(&self) -> Raw {
+        Raw::open(self.tcp().await, HOME).await
+    }
+
+    /// Resolves the stop future: from here on the broker drains.
+    pub fn begin_stop(&mut self) {
+        let stop = self.stop.take().expect("stopped once");
+        stop.send(()).expect("the broker still runs");
+    }
+
+    /// Waits for `run` to return after everything under way has ended.
+    pub async fn ended(self, limit: Duration) {
+        assert!(self.returned(limit).await, "the broker gave up on something");
+    }
+
+    /// Waits for `run` to return, and says whether everything under way had ended by then.
+    pub async fn returned(self, limit: Duration) -> bool {
+        within(limit, "the broker's end", self.running).await.expect("the broker did not panic")
+    }
+
+    /// An innocent client in a channel of its own.
+    pub async fn witness(&self) -> Witness {
+        let mut client = self.connect().await;
+        client.subscribe("witness").await;
+        Witness { client, address: self.address, seen: 0 }
+    }
+}
+
+/// Somebody who minds their own business while others misbehave.
+pub struct Witness {
+    client: Client,
+    address: SocketAddr,
+    seen: u32,
+}
+
+impl Witness {
+    /// Events, the API and pings all still work, and nothing strange ever arrived.
+    pub async fn still_works(&mut self) {
+        self.seen += 1;
+        let count = self.seen.to_string();
+        Api::new(self.address, APP).publish("witness", "seen", &count).await;
+        self.client.expect_event("witness", "seen", &count).await;
+        self.client.expect_nothing().await;
+    }
+}
+
+/// The JSON inside a frame's `data` string.
+pub fn data_of(frame: &Value) -> Value {
+    let text = frame["data"].as_str().unwrap_or_else(|| panic!("data is a string in {frame}"));
+    serde_json::from_str(text).unwrap_or_else(|_| panic!("data is JSON in {frame}"))
+}
