@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use crate::admin::{self, Admin};
 use crate::apps::Apps;
@@ -17,7 +18,7 @@ use crate::hub::{self, Format, FormatId, Hub};
 use crate::metrics::Metrics;
 use crate::model::secret::Secret;
 use crate::pusher::{self, Pusher, PusherFormat};
-use crate::server::{self, Server};
+use crate::server::{self, Listener, Server};
 use crate::transport::liveness;
 
 /// How often cached events are looked at whose time may be over.
@@ -29,7 +30,7 @@ const PUSHER: FormatId = FormatId(0);
 pub struct Broker {
     server: Arc<Server>,
     admin: Arc<Admin>,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
     admin_listener: TcpListener,
     public_addrs: Vec<SocketAddr>,
     admin_addr: SocketAddr,
@@ -43,12 +44,14 @@ impl Broker {
     /// # Errors
     /// When an address cannot be bound, by its name; or when the system has no randomness.
     pub async fn bind(config: Config) -> io::Result<Self> {
+        let tls = tls(&config)?;
         let mut listeners = Vec::new();
         for listen in &config.server.listen {
-            listeners.push(bind(listen).await?);
+            listeners.push(bind(listen, tls.as_ref()).await?);
         }
         let admin_listener = bind_tcp(&config.admin.listen).await?;
-        let public_addrs = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
+        let public_addrs =
+            listeners.iter().map(|listener| listener.tcp.local_addr()).collect::<io::Result<_>>()?;
         let admin_addr = admin_listener.local_addr()?;
         let sweep_period = liveness::period(config.apps.iter().map(|app| &app.limits));
         let settings = server::Settings {
@@ -136,11 +139,26 @@ fn pusher(config: Config) -> io::Result<Pusher> {
     })
 }
 
-async fn bind(listen: &Listen) -> io::Result<TcpListener> {
+async fn bind(listen: &Listen, tls: Option<&TlsAcceptor>) -> io::Result<Listener> {
     match listen {
-        Listen::Tcp(address) => bind_tcp(address).await,
+        Listen::Tcp(address) => Ok(Listener { tcp: bind_tcp(address).await?, tls: None }),
+        Listen::Tls(address) => {
+            let no_certificate =
+                || io::Error::new(io::ErrorKind::InvalidInput, "tls:// without a certificate");
+            let tls = Some(tls.cloned().ok_or_else(no_certificate)?);
+            Ok(Listener { tcp: bind_tcp(address).await?, tls })
+        }
         // The config refuses these before it comes to binding.
-        Listen::Tls(_) | Listen::Unix(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "not served yet")),
+        Listen::Unix(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "not served yet")),
+    }
+}
+
+/// The certificate of the `tls://` listeners, if there are any.
+fn tls(config: &Config) -> io::Result<Option<TlsAcceptor>> {
+    let wanted = config.server.listen.iter().any(|listen| matches!(listen, Listen::Tls(_)));
+    match (&config.server.tls.cert, &config.server.tls.key) {
+        (Some(cert), Some(key)) if wanted => server::acceptor(cert, key).map(Some),
+        _ => Ok(None),
     }
 }
 

@@ -28,8 +28,9 @@ pub type SeatId = u64;
 /// limit the socket is closed as a slow consumer.
 pub struct Mailbox {
     socket: SocketId,
-    /// In one allocation with the lock: whoever has the lock is about to need the stream.
-    stream: TcpStream,
+    /// Where to write through to, for a plain connection. In one allocation with the lock: whoever
+    /// has the lock is about to need it. Other connections are written by their own task alone.
+    stream: Option<TcpStream>,
     limit: usize,
     heard_ms: AtomicU64,
     /// When the ping went out that has not been answered; 0 for none.
@@ -57,8 +58,9 @@ struct Owed {
 }
 
 impl Mailbox {
-    /// A mailbox in front of `stream` that queues at most `limit` bytes.
-    pub fn new(socket: SocketId, stream: TcpStream, limit: usize, now_ms: u64) -> Self {
+    /// A mailbox that queues at most `limit` bytes, in front of `stream` or of a connection that
+    /// only its own task can write to.
+    pub fn new(socket: SocketId, stream: Option<TcpStream>, limit: usize, now_ms: u64) -> Self {
         Self {
             socket,
             stream,
@@ -121,7 +123,8 @@ impl Mailbox {
     }
 
     fn write_through(&self, frames: &Bytes) -> io::Result<usize> {
-        match self.stream.try_write(frames) {
+        let Some(stream) = &self.stream else { return Ok(0) };
+        match stream.try_write(frames) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(0),
             other => other,
@@ -152,13 +155,13 @@ impl Mailbox {
 
     /// For the socket's task: waits until there is a reason to close, writing the backlog
     /// meanwhile.
-    pub fn poll_closing(&self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+    pub fn poll_closing(&self, cx: &mut Context<'_>, wire: &mut impl Wire) -> Poll<CloseReason> {
         let mut state = self.state.lock();
         if let Some(reason) = state.closing {
             return Poll::Ready(reason);
         }
         state.remember(cx);
-        match self.poll_write(&mut state, cx) {
+        match state.poll_write(cx, wire) {
             Poll::Ready(Err(_)) => Poll::Ready(*state.closing.insert(CloseReason::Lost)),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
         }
@@ -168,44 +171,15 @@ impl Mailbox {
     ///
     /// # Errors
     /// Those of the connection.
-    pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_flush(&self, cx: &mut Context<'_>, wire: &mut impl Wire) -> Poll<io::Result<()>> {
         let mut state = self.state.lock();
         state.remember(cx);
-        self.poll_write(&mut state, cx)
+        state.poll_write(cx, wire)
     }
 
-    fn poll_write(&self, state: &mut State, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !state.queue.is_empty() {
-            ready!(self.stream.poll_write_ready(cx))?;
-            let mut slices = [IoSlice::new(&[]); WRITE_AT_ONCE];
-            let count = state.queue.iter().zip(&mut slices).map(|(buf, s)| *s = IoSlice::new(buf)).count();
-            match self.stream.try_write_vectored(&slices[..count]) {
-                Ok(n) => state.written(n),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Poll::Ready(Err(e)),
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// For the socket's task: reads what has come into `buffer`; 0 is the end.
-    ///
-    /// # Errors
-    /// Those of the connection.
-    pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            match self.stream.try_read(buffer) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                other => return Poll::Ready(other),
-            }
-        }
-    }
-
-    /// Tells the peer that nothing more will come. A broken connection needs no telling.
-    pub fn shut_down(&self) {
-        let _ = socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write);
+    /// The stream that is written through to.
+    pub fn stream(&self) -> Option<&TcpStream> {
+        self.stream.as_ref()
     }
 
     /// Notes that the peer sent something: it is alive.
@@ -234,6 +208,30 @@ impl Mailbox {
     }
 }
 
+/// The connection, as its own task has it.
+pub trait Wire: Send + 'static {
+    /// Reads what has come; 0 is the end.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>>;
+
+    /// Writes some of these buffers.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    fn poll_write(&mut self, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
+
+    /// Waits until what was written is with the kernel.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Tells the peer that nothing more will come.
+    fn poll_shut_down(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
 /// What a peer's silence means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Silence {
@@ -253,6 +251,16 @@ fn cost(buffer: &Bytes) -> usize {
 }
 
 impl State {
+    fn poll_write(&mut self, cx: &mut Context<'_>, wire: &mut impl Wire) -> Poll<io::Result<()>> {
+        while !self.queue.is_empty() {
+            let mut slices = [IoSlice::new(&[]); WRITE_AT_ONCE];
+            let count = self.queue.iter().zip(&mut slices).map(|(buf, s)| *s = IoSlice::new(buf)).count();
+            let written = ready!(wire.poll_write(cx, &slices[..count]))?;
+            self.written(written);
+        }
+        wire.poll_flush(cx)
+    }
+
     fn queue_rest(&mut self, rest: Bytes, begun: bool, limit: usize) {
         // One buffer always fits: a list of members may be longer than the whole limit.
         if self.queued > 0 && self.queued + cost(&rest) > limit {
@@ -320,15 +328,42 @@ impl State {
 mod tests {
     use super::*;
     use std::future::poll_fn;
+    use std::sync::Arc;
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
 
-    async fn pair(limit: usize) -> (Mailbox, TcpStream) {
+    /// Writes to the stream of a mailbox, as its task would.
+    struct Own(Arc<Mailbox>);
+
+    impl Wire for Own {
+        fn poll_read(&mut self, _: &mut Context<'_>, _: &mut [u8]) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn poll_write(&mut self, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+            let stream = self.0.stream().expect("a stream");
+            ready!(stream.poll_write_ready(cx))?;
+            match stream.try_write_vectored(buffers) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => Poll::Ready(Ok(0)),
+                other => Poll::Ready(other),
+            }
+        }
+
+        fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shut_down(&mut self, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Ready(())
+        }
+    }
+
+    async fn pair(limit: usize) -> (Arc<Mailbox>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let (near, far) =
             tokio::join!(TcpStream::connect(listener.local_addr().expect("addr")), listener.accept());
         let id = SocketId::draw().expect("id");
-        (Mailbox::new(id, far.expect("accept").0, limit, 0), near.expect("connect"))
+        (Arc::new(Mailbox::new(id, Some(far.expect("accept").0), limit, 0)), near.expect("connect"))
     }
 
     /// Fills the kernel's buffers until the mailbox queues.
@@ -365,7 +400,8 @@ mod tests {
             peer.read_exact(&mut all).await.expect("read");
             all
         };
-        let (all, flushed) = tokio::join!(read, poll_fn(|cx| mailbox.poll_flush(cx)));
+        let mut wire = Own(Arc::clone(&mailbox));
+        let (all, flushed) = tokio::join!(read, poll_fn(|cx| mailbox.poll_flush(cx, &mut wire)));
         flushed.expect("flush");
         for (n, chunk) in all[filled..].chunks(4).enumerate() {
             assert_eq!(chunk, (n as u32).to_be_bytes());
@@ -393,7 +429,8 @@ mod tests {
         let (mailbox, _peer) = pair(1).await;
         mailbox.close(CloseReason::NoPong);
         mailbox.close(CloseReason::Stopping);
-        assert_eq!(poll_fn(|cx| mailbox.poll_closing(cx)).await, CloseReason::NoPong);
+        let mut wire = Own(Arc::clone(&mailbox));
+        assert_eq!(poll_fn(|cx| mailbox.poll_closing(cx, &mut wire)).await, CloseReason::NoPong);
     }
 
     #[tokio::test]

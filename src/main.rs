@@ -54,7 +54,7 @@ async fn run(config: Config, is_development: bool) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let broker = Broker::bind(config.clone()).await?;
-    tell(&cli::serve::listening(broker.public_addrs(), broker.admin_addr()));
+    tell(&cli::serve::listening(&config.server.listen, broker.public_addrs(), broker.admin_addr()));
     if let Some(address) = broker.public_addrs().first().filter(|_| is_development) {
         tell(&cli::serve::banner(&config, *address).unwrap_or_default());
     }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use fanfare::config::{Config, Env, Problems, Source};
+use fanfare::config::{Config, Env, Listen, Problems, Source};
 
 /// Flags of `serve`.
 #[derive(Debug, clap::Args)]
@@ -33,10 +33,11 @@ pub(crate) fn load(args: &Args, env: &Env) -> Result<Config, Problems> {
 }
 
 /// One line for each listener.
-pub(crate) fn listening(public: &[SocketAddr], admin: SocketAddr) -> String {
+pub(crate) fn listening(listen: &[Listen], public: &[SocketAddr], admin: SocketAddr) -> String {
     let mut lines = String::new();
-    for address in public {
-        let _ = writeln!(lines, "fanfare: listening on http://{address} (public)");
+    for (listen, address) in listen.iter().zip(public) {
+        let scheme = if matches!(listen, Listen::Tls(_)) { "https" } else { "http" };
+        let _ = writeln!(lines, "fanfare: listening on {scheme}://{address} (public)");
     }
     let _ = writeln!(lines, "fanfare: listening on http://{admin} (admin)");
     lines

@@ -25,7 +25,7 @@ pub(super) fn check(config: &Config, reading: &Reading, insecure: bool) -> Vec<S
 fn not_served_yet(config: &Config, reading: &Reading) -> Vec<String> {
     let refuse =
         |path: &str, what: &str| reading.problem(path, format!("{what} not served by this version yet"));
-    for listen in config.server.listen.iter().filter(|listen| !matches!(listen, Listen::Tcp(_))) {
+    for listen in config.server.listen.iter().filter(|listen| matches!(listen, Listen::Unix(_))) {
         refuse("server.listen", &format!("\"{listen}\" is"));
     }
     if config.cluster.engine == Engine::Redis {
@@ -87,12 +87,16 @@ fn listeners(config: &Config, reading: &Reading) {
             format!("required, since {} is not a loopback address", config.admin.listen),
         );
     }
-    let missing = match (&server.tls.cert, &server.tls.key) {
-        (Some(_), None) => "server.tls.key",
-        (None, Some(_)) => "server.tls.cert",
-        _ => return,
-    };
-    reading.problem(missing, "missing: certificate and key go together");
+    let has_tls = server.listen.iter().any(|listen| matches!(listen, Listen::Tls(_)));
+    match (&server.tls.cert, &server.tls.key) {
+        (Some(_), None) => reading.problem("server.tls.key", "missing: certificate and key go together"),
+        (None, Some(_)) => reading.problem("server.tls.cert", "missing: certificate and key go together"),
+        (None, None) if has_tls => {
+            reading
+                .problem("server.tls.cert", "missing: the tls:// listeners need a certificate and its key");
+        }
+        _ => {}
+    }
 }
 
 /// Whether two listeners want the same address. The system gives every `:0` a port of its own.

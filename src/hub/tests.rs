@@ -38,7 +38,7 @@ async fn socket() -> (Subscriber, TcpStream) {
     let (far, near) = tokio::join!(TcpStream::connect(address), listener.accept());
     let near = near.expect("accept").0;
     near.writable().await.expect("writable");
-    let mailbox = Mailbox::new(SocketId::draw().expect("an id"), near, 1 << 20, 0);
+    let mailbox = Mailbox::new(SocketId::draw().expect("an id"), Some(near), 1 << 20, 0);
     (Subscriber { mailbox: Arc::new(mailbox), format: FormatId(0) }, far.expect("connect"))
 }
 
@@ -66,7 +66,8 @@ async fn all_received(who: Subscriber, mut far: TcpStream) -> String {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    who.mailbox.shut_down();
+    let stream = who.mailbox.stream().expect("a stream");
+    socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write).expect("shut down");
     let mut received = String::new();
     far.read_to_string(&mut received).await.expect("read");
     received

@@ -123,7 +123,7 @@ fn is_version(version: &str) -> bool {
 }
 
 /// The WebSocket stands: takes a place for it, or tells the client why not.
-fn open(pusher: Arc<Pusher>, stream: TcpStream, verdict: Result<Admitted, Refusal>) -> Opened<Door> {
+fn open(pusher: Arc<Pusher>, stream: Option<TcpStream>, verdict: Result<Admitted, Refusal>) -> Opened<Door> {
     pusher.metrics.opened.add(1);
     let (limit, now_ms) = (pusher.settings.max_mailbox_bytes, pusher.sockets.now_ms());
     let admitted = verdict.and_then(|admitted| Ok((place(&pusher, &admitted)?, admitted)));

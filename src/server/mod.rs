@@ -2,6 +2,7 @@
 
 mod drain;
 mod route;
+mod tls;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -13,10 +14,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
+use tokio_rustls::TlsAcceptor;
 
 pub use self::drain::drain;
+pub use self::tls::acceptor;
 
 use crate::accept;
 use crate::pusher::Pusher;
@@ -47,21 +51,56 @@ pub struct Server {
 /// Held by whatever must end before the broker does; a drain waits until all are gone.
 pub type Alive = mpsc::Sender<Infallible>;
 
+/// One public listener.
+pub struct Listener {
+    /// Accepts connections.
+    pub tcp: TcpListener,
+    /// Makes TLS connections of them.
+    pub tls: Option<TlsAcceptor>,
+}
+
 /// Accepts connections until `stop` says so.
-pub async fn accept(
-    server: Arc<Server>,
-    listener: TcpListener,
-    mut stop: watch::Receiver<bool>,
-    alive: Alive,
-) {
+pub async fn accept(server: Arc<Server>, listener: Listener, mut stop: watch::Receiver<bool>, alive: Alive) {
     let for_connections = stop.clone();
-    let accepting = accept::each(listener, |stream, peer| {
-        tokio::spawn(serve(Arc::clone(&server), stream, peer, for_connections.clone(), alive.clone()));
+    let accepting = accept::each(listener.tcp, |stream, peer| {
+        let (server, stop, alive) = (Arc::clone(&server), for_connections.clone(), alive.clone());
+        match listener.tls.clone() {
+            None => drop(tokio::spawn(serve(server, stream, Origin { peer, tls: false }, stop, alive))),
+            Some(tls) => drop(tokio::spawn(serve_tls(server, tls, stream, peer, stop, alive))),
+        }
     });
     tokio::select! {
         () = accepting => {}
         () = stopped(&mut stop) => {}
     }
+}
+
+async fn serve_tls(
+    server: Arc<Server>,
+    tls: TlsAcceptor,
+    stream: TcpStream,
+    peer: SocketAddr,
+    mut stop: watch::Receiver<bool>,
+    alive: Alive,
+) {
+    let handshake = tokio::time::timeout(server.settings.header_timeout, tls.accept(stream));
+    let shaken = tokio::select! {
+        shaken = handshake => shaken,
+        () = stopped(&mut stop) => return,
+    };
+    match shaken {
+        // In a task of its own: this one keeps the size of the handshake for ever.
+        Ok(Ok(stream)) => drop(tokio::spawn(serve(server, stream, Origin { peer, tls: true }, stop, alive))),
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "no TLS handshake"),
+        Err(_) => tracing::debug!(%peer, "no TLS handshake in time"),
+    }
+}
+
+/// Where a connection comes from.
+#[derive(Debug, Clone, Copy)]
+struct Origin {
+    peer: SocketAddr,
+    tls: bool,
 }
 
 /// Waits until the broker stops, or is no more.
@@ -70,10 +109,10 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Serves the requests of one connection, until it becomes a WebSocket or ends.
-async fn serve(
+async fn serve<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     server: Arc<Server>,
-    stream: TcpStream,
-    peer: SocketAddr,
+    stream: I,
+    origin: Origin,
     mut stop: watch::Receiver<bool>,
     alive: Alive,
 ) {
@@ -87,7 +126,7 @@ async fn serve(
         let (server, alive, busy) = (Arc::clone(&server), alive.clone(), Arc::clone(&answering));
         async move {
             busy.store(true, Ordering::Relaxed);
-            let reply = route::route(&server, request, peer, alive).await;
+            let reply = route::route(&server, request, origin, alive).await;
             busy.store(false, Ordering::Relaxed);
             Ok::<_, Infallible>(reply)
         }
@@ -106,6 +145,6 @@ async fn serve(
         }
     };
     if let Some(Err(error)) = ended {
-        tracing::debug!(%peer, %error, "HTTP connection ended");
+        tracing::debug!(peer = %origin.peer, %error, "HTTP connection ended");
     }
 }

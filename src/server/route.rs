@@ -1,11 +1,11 @@
 //! From a path to the room behind it: the table of contents of the public side.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 
-use super::{Alive, Server};
+use super::{Alive, Origin, Server};
 use crate::http::{self, Reply};
 use crate::pusher::{self, Arrival, rest};
 use crate::transport::websocket::is_upgrade;
@@ -14,7 +14,7 @@ use crate::transport::websocket::is_upgrade;
 pub(super) async fn route(
     server: &Server,
     request: Request<Incoming>,
-    peer: SocketAddr,
+    origin: Origin,
     alive: Alive,
 ) -> Reply {
     let whole = request.uri().path().to_owned();
@@ -23,7 +23,7 @@ pub(super) async fn route(
     let socket_key = path.strip_prefix("/app/").filter(|key| !key.is_empty() && !key.contains('/'));
     match socket_key {
         Some(key) if is_upgrade(&request) => {
-            let arrival = Arrival { secure: came_by_tls(server, &request, peer.ip()) };
+            let arrival = Arrival { secure: origin.tls || proxy_had_tls(server, &request, origin.peer.ip()) };
             pusher::connect(&server.pusher, request, key, arrival, alive)
         }
         Some(_) => http::text(StatusCode::UPGRADE_REQUIRED, "This is a WebSocket endpoint"),
@@ -33,8 +33,8 @@ pub(super) async fn route(
     }
 }
 
-/// By a trusted proxy's word: the broker's own listeners speak no TLS.
-fn came_by_tls(server: &Server, request: &Request<Incoming>, peer: IpAddr) -> bool {
+/// By a trusted proxy's word.
+fn proxy_had_tls(server: &Server, request: &Request<Incoming>, peer: IpAddr) -> bool {
     let peer = peer.to_canonical();
     let trusted = server.settings.trusted_proxies.iter().any(|network| network.contains(&peer));
     let proto = request.headers().get("x-forwarded-proto").and_then(|value| value.to_str().ok());

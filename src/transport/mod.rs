@@ -5,10 +5,16 @@ pub mod liveness;
 pub mod websocket;
 
 mod inbox;
+mod wire;
 
 use std::borrow::Cow;
 
+use tokio::net::TcpStream;
+
 use crate::model::close::CloseReason;
+
+/// A TLS connection, as the server accepts it.
+pub type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;
 
 /// The protocol's end of one socket. It answers through the socket's mailbox.
 pub trait Session: Send + 'static {

@@ -15,10 +15,11 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
-use super::Session;
 use super::inbox::Inbox;
+use super::wire::{Direct, Own};
+use super::{Session, TlsStream};
 use crate::http::{self, Reply};
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Mailbox, Wire};
 use crate::model::close::CloseReason;
 use crate::sockets::Sockets;
 
@@ -62,7 +63,7 @@ pub fn upgrade<S: Session>(
     offered: &'static str,
     sockets: Arc<Sockets>,
     alive: impl Send + 'static,
-    open: impl FnOnce(TcpStream) -> Opened<S> + Send + 'static,
+    open: impl FnOnce(Option<TcpStream>) -> Opened<S> + Send + 'static,
 ) -> Reply {
     let mut response: Response<Full<Bytes>> = match create_response_with_body(&request, Full::default) {
         Ok(response) => response,
@@ -76,31 +77,46 @@ pub fn upgrade<S: Session>(
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let Ok(upgraded) = upgraded.await else { return };
-        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
-        let opened = open(parts.io.into_inner());
-        // A task of its own: this one keeps the size of hyper's connection for ever.
-        tokio::spawn(drive(opened, sockets, parts.read_buf, alive));
+        // Tasks of their own: this one keeps the size of hyper's connection for ever.
+        match upgraded.downcast::<TokioIo<TcpStream>>() {
+            Ok(parts) => {
+                let opened = open(Some(parts.io.into_inner()));
+                let wire = Direct(Arc::clone(&opened.mailbox));
+                tokio::spawn(drive(opened, wire, sockets, parts.read_buf, alive));
+            }
+            Err(upgraded) => {
+                let Ok(parts) = upgraded.downcast::<TokioIo<TlsStream>>() else { return };
+                let wire = Own(Box::new(parts.io.into_inner()));
+                tokio::spawn(drive(open(None), wire, sockets, parts.read_buf, alive));
+            }
+        }
     });
     response
 }
 
+/// One connection, as its own task has it.
+struct Connection<S, W> {
+    mailbox: Arc<Mailbox>,
+    wire: W,
+    inbox: Inbox,
+    session: S,
+    sockets: Arc<Sockets>,
+}
+
 /// The life of one connection, from its first frame to its last.
-async fn drive<S: Session>(opened: Opened<S>, sockets: Arc<Sockets>, early: Bytes, alive: impl Send) {
-    let Opened { mailbox, mut session, max_message } = opened;
-    let mut inbox = Inbox::new(max_message);
-    session.opened();
-    if let Err(reason) = inbox.feed(&early, &mailbox, &mut session) {
-        mailbox.close(reason);
-    }
+async fn drive<S: Session, W: Wire>(
+    opened: Opened<S>,
+    wire: W,
+    sockets: Arc<Sockets>,
+    early: Bytes,
+    alive: impl Send,
+) {
+    let Opened { mailbox, session, max_message } = opened;
+    let mut connection = Connection { mailbox, wire, inbox: Inbox::new(max_message), session, sockets };
+    connection.open(&early);
     drop(early);
-    let reason = poll_fn(|cx| poll_connection(cx, &mailbox, &mut inbox, &mut session, &sockets)).await;
-    drop(inbox);
-    session.closed(reason);
-    if !reason.peer_is_gone() {
-        let (code, text) = session.farewell(reason);
-        mailbox.push_farewell(close_frame(code, &text));
-    }
-    drop(session);
+    let reason = poll_fn(|cx| connection.poll_closing(cx)).await;
+    let (mailbox, mut wire) = connection.close(reason);
     let (linger, alive) = match reason {
         CloseReason::Lost => return,
         // A broker that stops does not wait for these.
@@ -111,50 +127,66 @@ async fn drive<S: Session>(opened: Opened<S>, sockets: Arc<Sockets>, early: Byte
         _ => (LINGER, Some(alive)),
     };
     // Whoever does not read our last words in time goes without them.
-    let _ = tokio::time::timeout(linger, poll_fn(|cx| poll_linger(cx, &mailbox))).await;
+    let _ = tokio::time::timeout(linger, poll_fn(|cx| poll_linger(cx, &mailbox, &mut wire))).await;
     drop(alive);
 }
 
-fn poll_connection(
-    cx: &mut Context<'_>,
-    mailbox: &Mailbox,
-    inbox: &mut Inbox,
-    session: &mut impl Session,
-    sockets: &Sockets,
-) -> Poll<CloseReason> {
-    let mut buffer = [0; READ_BUFFER];
-    for _ in 0..READS_AT_ONCE {
-        if let Poll::Ready(reason) = mailbox.poll_closing(cx) {
-            return Poll::Ready(reason);
-        }
-        if mailbox.queued() > READ_PAUSE {
-            return Poll::Pending;
-        }
-        let read = match ready!(mailbox.poll_read(cx, &mut buffer)) {
-            Ok(0) | Err(_) => Err(CloseReason::Lost),
-            Ok(n) => {
-                mailbox.heard(sockets.now_ms());
-                inbox.feed(&buffer[..n], mailbox, session)
-            }
-        };
-        if let Err(reason) = read {
-            mailbox.close(reason);
+impl<S: Session, W: Wire> Connection<S, W> {
+    /// `early` is what the client sent right behind its handshake.
+    fn open(&mut self, early: &[u8]) {
+        self.session.opened();
+        self.feed(early);
+    }
+
+    fn feed(&mut self, bytes: &[u8]) {
+        if let Err(reason) = self.inbox.feed(bytes, &self.mailbox, &mut self.session) {
+            self.mailbox.close(reason);
         }
     }
-    cx.waker().wake_by_ref();
-    Poll::Pending
+
+    /// Reads and writes until there is a reason to close.
+    fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let mut buffer = [0; READ_BUFFER];
+        for _ in 0..READS_AT_ONCE {
+            if let Poll::Ready(reason) = self.mailbox.poll_closing(cx, &mut self.wire) {
+                return Poll::Ready(reason);
+            }
+            if self.mailbox.queued() > READ_PAUSE {
+                return Poll::Pending;
+            }
+            match ready!(self.wire.poll_read(cx, &mut buffer)) {
+                Ok(0) | Err(_) => self.mailbox.close(CloseReason::Lost),
+                Ok(n) => {
+                    self.mailbox.heard(self.sockets.now_ms());
+                    self.feed(&buffer[..n]);
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Ends the session and queues our last words.
+    fn close(mut self, reason: CloseReason) -> (Arc<Mailbox>, W) {
+        self.session.closed(reason);
+        if !reason.peer_is_gone() {
+            let (code, text) = self.session.farewell(reason);
+            self.mailbox.push_farewell(close_frame(code, &text));
+        }
+        (self.mailbox, self.wire)
+    }
 }
 
 /// Writes what is queued, says that nothing more will come, and reads until the peer says so
 /// too: closing with unread bytes would reset the connection and take our last words with it.
-fn poll_linger(cx: &mut Context<'_>, mailbox: &Mailbox) -> Poll<()> {
-    if ready!(mailbox.poll_flush(cx)).is_err() {
+fn poll_linger(cx: &mut Context<'_>, mailbox: &Mailbox, wire: &mut impl Wire) -> Poll<()> {
+    if ready!(mailbox.poll_flush(cx, wire)).is_err() {
         return Poll::Ready(());
     }
-    mailbox.shut_down();
+    ready!(wire.poll_shut_down(cx));
     let mut buffer = [0; READ_BUFFER];
     loop {
-        match ready!(mailbox.poll_read(cx, &mut buffer)) {
+        match ready!(wire.poll_read(cx, &mut buffer)) {
             Ok(0) | Err(_) => return Poll::Ready(()),
             Ok(_) => {}
         }

@@ -65,6 +65,8 @@ pub async fn until_ignored(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8])
 /// A running broker; it drains when the test stops it or lets it go.
 pub struct Broker {
     pub address: SocketAddr,
+    /// Every public listener, that one first.
+    pub addresses: Vec<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<bool>,
 }
@@ -76,7 +78,8 @@ pub async fn boot(settings: Settings) -> Broker {
         Err(problems) => panic!("the test's config is refused: {problems}"),
     };
     let broker = fanfare::Broker::bind(config).await.expect("the listeners bind");
-    let address = broker.public_addrs()[0];
+    let addresses = broker.public_addrs().to_vec();
+    let address = addresses[0];
     let (stop, stopped) = oneshot::channel::<()>();
     let running = tokio::spawn(async move {
         let stopped = async move {
@@ -84,7 +87,7 @@ pub async fn boot(settings: Settings) -> Broker {
         };
         broker.run(stopped).await.is_ok()
     });
-    Broker { address, stop: Some(stop), running }
+    Broker { address, addresses, stop: Some(stop), running }
 }
 
 impl Broker {

@@ -46,7 +46,7 @@ impl Settings {
     /// The whole as the text of a config file.
     pub fn to_toml(&self) -> String {
         let mut server = self.server.clone();
-        server.insert("listen".into(), vec!["127.0.0.1:0"].into());
+        server.entry("listen").or_insert_with(|| vec!["127.0.0.1:0"].into());
         let mut admin = Table::new();
         admin.insert("listen".into(), "127.0.0.1:0".into());
         let mut first = app_table(APP);
