@@ -46,15 +46,17 @@ struct State {
     front_begun: bool,
     closing: Option<CloseReason>,
     task: Option<Waker>,
-    /// Subscriptions that have ended and are still owed what was published before.
+    /// The peer has taken something of the backlog since that was last asked.
+    moved: bool,
+    /// Channels whose ended subscriptions are still owed what was published before.
     owed: Vec<Owed>,
 }
 
 struct Owed {
-    seat: SeatId,
     channel: ChannelName,
-    /// The socket is in the channel again: what is still owed would come too late.
-    cancelled: bool,
+    seats: usize,
+    /// The socket is in the channel again: what earlier seats are owed would come too late.
+    cancelled_below: SeatId,
 }
 
 impl Mailbox {
@@ -81,30 +83,41 @@ impl Mailbox {
         self.push_locked(&mut self.state.lock(), frames);
     }
 
-    /// The same for the events of a subscription, unless what it is owed has been cancelled.
-    pub fn deliver(&self, seat: SeatId, frames: &Bytes) {
+    /// The same for a channel's events, unless what this seat is owed has been cancelled.
+    pub fn deliver(&self, channel: &ChannelName, seat: SeatId, frames: &Bytes) {
         let mut state = self.state.lock();
-        if !state.owed.iter().any(|owed| owed.seat == seat && owed.cancelled) {
+        if !state.owed.iter().any(|owed| seat < owed.cancelled_below && owed.channel == *channel) {
             self.push_locked(&mut state, frames);
         }
     }
 
     /// Notes that an ended subscription is still owed events, until [`Mailbox::settled`].
-    pub fn owe(&self, seat: SeatId, channel: &ChannelName) {
-        self.state.lock().owed.push(Owed { seat, channel: channel.clone(), cancelled: false });
+    pub fn owe(&self, channel: &ChannelName) {
+        let mut state = self.state.lock();
+        match state.owed.iter_mut().find(|owed| owed.channel == *channel) {
+            Some(owed) => owed.seats += 1,
+            None => state.owed.push(Owed { channel: channel.clone(), seats: 1, cancelled_below: 0 }),
+        }
     }
 
-    /// Cancels what earlier subscriptions to a channel are owed: nothing from before may come
-    /// after the success of a new one.
-    pub fn cancel_owed(&self, channel: &ChannelName) {
+    /// Cancels what seats before `seat` are owed of a channel: nothing from before may come after
+    /// the success of a new subscription.
+    pub fn cancel_owed(&self, channel: &ChannelName, seat: SeatId) {
         let mut state = self.state.lock();
-        state.owed.iter_mut().filter(|owed| owed.channel == *channel).for_each(|owed| owed.cancelled = true);
+        if let Some(owed) = state.owed.iter_mut().find(|owed| owed.channel == *channel) {
+            owed.cancelled_below = seat;
+        }
     }
 
-    /// An ended subscription is owed nothing any more.
-    pub fn settled(&self, seat: SeatId) {
+    /// An ended subscription to a channel is owed nothing any more.
+    pub fn settled(&self, channel: &ChannelName) {
         let mut state = self.state.lock();
-        state.owed.retain(|owed| owed.seat != seat);
+        if let Some(at) = state.owed.iter().position(|owed| owed.channel == *channel) {
+            state.owed[at].seats -= 1;
+            if state.owed[at].seats == 0 {
+                state.owed.swap_remove(at);
+            }
+        }
         if state.owed.is_empty() {
             state.owed = Vec::new();
         }
@@ -175,6 +188,12 @@ impl Mailbox {
         let mut state = self.state.lock();
         state.remember(cx);
         state.poll_write(cx, wire)
+    }
+
+    /// Whether the peer has taken something of its backlog since this was last asked. That is a
+    /// sign of life: the kernel takes more only when the peer has acknowledged.
+    pub fn has_moved(&self) -> bool {
+        std::mem::take(&mut self.state.lock().moved)
     }
 
     /// The stream that is written through to.
@@ -286,6 +305,7 @@ impl State {
 
     fn written(&mut self, mut n: usize) {
         self.queued -= n;
+        self.moved |= n > 0;
         self.front_begun |= n > 0;
         while let Some(front) = self.queue.front_mut() {
             if n < front.len() {
@@ -403,6 +423,7 @@ mod tests {
         let mut wire = Own(Arc::clone(&mailbox));
         let (all, flushed) = tokio::join!(read, poll_fn(|cx| mailbox.poll_flush(cx, &mut wire)));
         flushed.expect("flush");
+        assert!(mailbox.has_moved() && !mailbox.has_moved(), "progress is told once");
         for (n, chunk) in all[filled..].chunks(4).enumerate() {
             assert_eq!(chunk, (n as u32).to_be_bytes());
         }
@@ -462,12 +483,12 @@ mod tests {
     async fn what_is_owed_comes_unless_it_is_cancelled() {
         let (mailbox, mut peer) = pair(1024).await;
         let channel = ChannelName::parse("a", 10).expect("a name");
-        mailbox.owe(1, &channel);
-        mailbox.deliver(1, &Bytes::from_static(b"1"));
-        mailbox.cancel_owed(&channel);
-        mailbox.deliver(1, &Bytes::from_static(b"x"));
-        mailbox.deliver(2, &Bytes::from_static(b"2"));
-        mailbox.settled(1);
+        mailbox.owe(&channel);
+        mailbox.deliver(&channel, 1, &Bytes::from_static(b"1"));
+        mailbox.cancel_owed(&channel, 2);
+        mailbox.deliver(&channel, 1, &Bytes::from_static(b"x"));
+        mailbox.deliver(&channel, 2, &Bytes::from_static(b"2"));
+        mailbox.settled(&channel);
         mailbox.push(&Bytes::from_static(b"3"));
         let mut got = [0; 3];
         peer.read_exact(&mut got).await.expect("read");

@@ -112,8 +112,9 @@ impl Channel {
             Some((member, limit)) => self.join(&mut state, shared, subscriber, member, *limit)?,
             None => Idle::new(),
         };
-        subscriber.mailbox.cancel_owed(&self.name);
-        let (segment, slot) = state.seat(subscriber, shared.next_seat());
+        let id = shared.next_seat();
+        subscriber.mailbox.cancel_owed(&self.name, id);
+        let (segment, slot) = state.seat(&self.name, subscriber, id);
         if let Some(prefix) = prefix.take() {
             let cached = state.cached.as_ref().and_then(Cached::fresh);
             let cached = cached.map(|event| event.frame(subscriber.format, &shared.formats).clone());
@@ -200,7 +201,7 @@ impl State {
     }
 
     /// Seats a subscriber in the first segment with a free place.
-    fn seat(&mut self, subscriber: &Subscriber, id: SeatId) -> (Arc<Segment>, usize) {
+    fn seat(&mut self, channel: &ChannelName, subscriber: &Subscriber, id: SeatId) -> (Arc<Segment>, usize) {
         self.subscribers += 1;
         let seat = Seat::new(subscriber, self.position + 1, id);
         for segment in &self.segments {
@@ -208,14 +209,14 @@ impl State {
                 return (Arc::clone(segment), slot);
             }
         }
-        let (segment, slot) = Segment::with_first(seat);
+        let (segment, slot) = Segment::with_first(channel, seat);
         self.segments.push(Arc::clone(&segment));
         (segment, slot)
     }
 
-    fn unseat(&mut self, segment: &Arc<Segment>, slot: usize, channel: &ChannelName) {
+    fn unseat(&mut self, segment: &Arc<Segment>, slot: usize) {
         self.subscribers -= 1;
-        let empty = segment.unseat(slot, self.position, channel);
+        let empty = segment.unseat(slot, self.position);
         if empty && self.segments.len() > 1 {
             self.segments.retain(|other| !Arc::ptr_eq(other, segment));
         }
@@ -226,7 +227,7 @@ impl Subscription {
     /// Leaves the channel. Returns its name, the segments to start, and whether it is vacant.
     pub(super) fn end(self, shared: &Shared) -> (ChannelName, Idle, bool) {
         let mut state = self.channel.state.lock();
-        state.unseat(&self.segment, self.slot, &self.channel.name);
+        state.unseat(&self.segment, self.slot);
         let socket = self.subscriber.mailbox.socket();
         let mut idle = Idle::new();
         if let (Some(user_id), Some(members)) = (&self.user_id, &mut state.members)

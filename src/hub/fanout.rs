@@ -50,12 +50,11 @@ impl Budget {
         Self(0)
     }
 
+    /// What comes after something that is left to a task is left to tasks too.
     fn covers(&mut self, deliveries: usize) -> bool {
-        let covered = deliveries <= self.0;
-        if covered {
-            self.0 -= deliveries;
-        }
-        covered
+        let left = self.0.checked_sub(deliveries);
+        self.0 = left.unwrap_or(0);
+        left.is_some()
     }
 }
 
@@ -69,8 +68,8 @@ pub struct Subscriber {
 }
 
 /// Part of a channel's subscribers.
-#[derive(Default)]
 pub(super) struct Segment {
+    channel: ChannelName,
     state: Mutex<State>,
 }
 
@@ -101,11 +100,11 @@ struct Queued {
 }
 
 impl Segment {
-    pub(super) fn with_first(seat: Seat) -> (Arc<Self>, usize) {
+    pub(super) fn with_first(channel: &ChannelName, seat: Seat) -> (Arc<Self>, usize) {
         let mut seats = Slab::with_capacity(1);
         let slot = seats.insert(seat);
         let state = State { seats, ..State::default() };
-        (Arc::new(Self { state: Mutex::new(state) }), slot)
+        (Arc::new(Self { channel: channel.clone(), state: Mutex::new(state) }), slot)
     }
 
     /// Takes a subscriber in, if there is a free place.
@@ -117,13 +116,13 @@ impl Segment {
     /// Frees a place whose subscriber is told nothing after position `until`. What has its place
     /// before that and is still under way reaches it, unless it subscribes again meanwhile. Says
     /// whether no place is taken any more.
-    pub(super) fn unseat(&self, slot: usize, until: u64, channel: &ChannelName) -> bool {
+    pub(super) fn unseat(&self, slot: usize, until: u64) -> bool {
         let mut state = self.state.lock();
         if state.running
             && let Some(seat) = state.seats.get_mut(slot)
         {
             seat.until = until;
-            seat.subscriber.mailbox.owe(seat.id, channel);
+            seat.subscriber.mailbox.owe(&self.channel);
             state.leaving.push(slot);
         } else {
             state.free(slot);
@@ -154,7 +153,7 @@ impl Segment {
     /// The next round, or `None` when nothing has arrived: the segment is idle then.
     fn take_round(&self, shared: &Shared) -> Option<Round> {
         let mut state = self.state.lock();
-        state.free_left();
+        state.free_left(&self.channel);
         if state.queue.is_empty() {
             state.running = false;
             state.queue = Vec::new();
@@ -193,7 +192,7 @@ impl Segment {
         };
         shared.metrics.deliveries.add(chunk.len() * round.batch.len());
         for seat in chunk.drain(..) {
-            round.give(&seat, &shared.formats);
+            round.give(&self.channel, &seat, &shared.formats);
         }
         round.chunk = chunk;
         next
@@ -205,7 +204,7 @@ impl Shared {
     pub(super) fn start(self: &Arc<Self>, idle: Idle, budget: &mut Budget) {
         for segment in idle {
             let in_place = budget.covers(segment.len());
-            let mut runner = Runner { shared: Arc::clone(self), segment, current: None };
+            let mut runner = Runner::new(self, segment);
             if !in_place || runner.step() {
                 tokio::spawn(runner.run());
             }
@@ -219,19 +218,25 @@ struct Runner {
     segment: Arc<Segment>,
     /// The round under way, and where its next chunk begins.
     current: Option<(Round, usize)>,
+    finished: bool,
 }
 
 impl Runner {
+    fn new(shared: &Arc<Shared>, segment: Arc<Segment>) -> Self {
+        Self { shared: Arc::clone(shared), segment, current: None, finished: false }
+    }
+
     /// Delivers one chunk. Says whether there is more to do; the segment is idle if not.
     fn step(&mut self) -> bool {
         let current = self.current.take();
-        let Some((mut round, at)) = current.or_else(|| Some((self.segment.take_round(&self.shared)?, 0)))
-        else {
-            return false;
-        };
-        let next = self.segment.deliver(&mut round, at, &self.shared);
-        self.current = next.map(|at| (round, at));
-        self.current.is_some() || self.segment.has_more()
+        if let Some((mut round, at)) = current.or_else(|| Some((self.segment.take_round(&self.shared)?, 0))) {
+            let next = self.segment.deliver(&mut round, at, &self.shared);
+            self.current = next.map(|at| (round, at));
+            self.finished = self.current.is_none() && !self.segment.has_more();
+        } else {
+            self.finished = true;
+        }
+        !self.finished
     }
 
     async fn run(mut self) {
@@ -242,10 +247,15 @@ impl Runner {
 }
 
 impl Drop for Runner {
-    /// Should a panic end a runner, the next event starts another.
+    /// Should a panic end a runner, another goes on with what is left.
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.segment.state.lock().running = false;
+        if self.finished || !std::thread::panicking() {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current()
+            && self.segment.has_more()
+        {
+            runtime.spawn(Self::new(&self.shared, Arc::clone(&self.segment)).run());
         }
     }
 }
@@ -254,7 +264,7 @@ impl Segment {
     /// Whether a runner has more to do; the segment is idle if not.
     fn has_more(&self) -> bool {
         let mut state = self.state.lock();
-        state.free_left();
+        state.free_left(&self.channel);
         state.running = !state.queue.is_empty();
         state.running
     }
@@ -267,13 +277,13 @@ impl State {
     }
 
     /// Between rounds: frees the places of those who have had their last event.
-    fn free_left(&mut self) {
+    fn free_left(&mut self, channel: &ChannelName) {
         let next = self.queue.first().map_or(u64::MAX, |queued| queued.position);
         for slot in std::mem::take(&mut self.leaving) {
             match self.seats.get(slot) {
                 Some(seat) if seat.until >= next => self.leaving.push(slot),
                 Some(seat) => {
-                    seat.subscriber.mailbox.settled(seat.id);
+                    seat.subscriber.mailbox.settled(channel);
                     self.free(slot);
                 }
                 None => {}
@@ -315,13 +325,13 @@ impl Round {
     }
 
     /// Gives a subscriber what of the round is meant for it.
-    fn give(&mut self, seat: &Seat, formats: &Formats) {
+    fn give(&mut self, channel: &ChannelName, seat: &Seat, formats: &Formats) {
         let Subscriber { mailbox, format } = &seat.subscriber;
         let throughout = self.batch.first().is_some_and(|first| seat.since <= first.position)
             && self.batch.last().is_some_and(|last| last.position <= seat.until);
         let excepted = !self.excepts.is_empty() && self.excepts.contains(&mailbox.socket());
         if throughout && !excepted {
-            mailbox.deliver(seat.id, self.joined(*format, formats));
+            mailbox.deliver(channel, seat.id, self.joined(*format, formats));
             return;
         }
         let socket = mailbox.socket();
@@ -331,7 +341,7 @@ impl Round {
         };
         let frames = join(self.batch.iter().filter(mine), *format, formats);
         if !frames.is_empty() {
-            mailbox.deliver(seat.id, &frames);
+            mailbox.deliver(channel, seat.id, &frames);
         }
     }
 

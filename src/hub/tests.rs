@@ -18,6 +18,9 @@ struct Letters;
 impl Format for Letters {
     fn encode(&self, event: &Event) -> Bytes {
         match &event.body {
+            Body::Message { data, .. } if data.as_bytes()[1] == b'?' => {
+                panic!("an event that cannot be written")
+            }
             Body::Message { data, .. } => Bytes::copy_from_slice(&data.as_bytes()[1..2]),
             Body::MemberAdded { .. } => Bytes::from_static(b"+"),
             Body::MemberRemoved { .. } => Bytes::from_static(b"-"),
@@ -164,4 +167,20 @@ async fn a_channel_lives_while_it_is_occupied_or_cached_and_no_longer() {
     let (events, bytes) = hub.shared.cache.size();
     assert!(bytes <= 4096 && events > 0 && hub.channels.len() == events, "{events} events, {bytes} bytes");
     assert!(hub.cached("cache-99").is_some() && hub.cached("cache-0").is_none(), "the oldest goes first");
+}
+
+/// A full queue once stayed full for ever when its runner had died.
+#[tokio::test]
+async fn an_event_that_cannot_be_written_takes_only_itself_away() {
+    let hub = hub(200);
+    let (who, far) = socket().await;
+    let subscription = subscribe(&hub, "a", &who);
+    publish(&hub, "a", "?", &mut Budget::none());
+    tokio::task::yield_now().await;
+    for letter in ["1", "2", "3", "4"] {
+        publish(&hub, "a", letter, &mut Budget::none());
+    }
+    assert_eq!(hub.wait_for_space(&[name("a")]).await, Ok(()));
+    hub.unsubscribe(subscription);
+    assert_eq!(all_received(who, far).await, "!1234");
 }

@@ -31,6 +31,8 @@ pub(super) struct PusherSession {
     /// The one list of the socket's channels; a channel itself knows only seats.
     subscriptions: HashMap<ChannelName, Subscription>,
     client_events: TokenBucket,
+    /// What may still be delivered in place in this millisecond.
+    budget: (u64, Budget),
     protocol: u32,
     /// The client has been told its socket id.
     established: bool,
@@ -87,6 +89,7 @@ impl PusherSession {
             mailbox,
             subscriptions: HashMap::new(),
             client_events,
+            budget: (0, Budget::none()),
             protocol,
             established: false,
             _place: place,
@@ -180,15 +183,18 @@ impl PusherSession {
         if !self.hub.has_space(&channel) {
             return Err(format!("Client event rejected - channel {channel} is over capacity").into());
         }
-        let rate = self.app.limits.client_events_per_second;
-        if !self.client_events.take(rate, self.pusher.sockets.now_ms()) {
+        let (rate, now_ms) = (self.app.limits.client_events_per_second, self.pusher.sockets.now_ms());
+        if !self.client_events.take(rate, now_ms) {
             let message = "The client event rate limit has been exceeded".to_owned();
             return Err(NotPublished { code: Some(4301), message });
         }
         let socket = self.mailbox.socket();
         let body = Body::Message { name: Quoted::from_text(name), data, user_id };
         let draft = Draft { origin: Origin::Socket(socket), except: Some(socket), body, cache_for: None };
-        self.hub.publish(&channel, draft, &mut Budget::one_chunk());
+        if self.budget.0 != now_ms {
+            self.budget = (now_ms, Budget::one_chunk());
+        }
+        self.hub.publish(&channel, draft, &mut self.budget.1);
         Ok(())
     }
 

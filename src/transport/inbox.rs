@@ -89,6 +89,9 @@ fn read_all(
     session: &mut impl Session,
 ) -> Result<(), CloseReason> {
     loop {
+        if wire.mailbox.closing().is_some() {
+            return Ok(());
+        }
         match context.read(wire) {
             Ok(Message::Text(text)) => session.text(&text),
             Ok(Message::Binary(_)) => session.binary(),

@@ -11,6 +11,8 @@ use crate::model::app::Limits;
 use crate::model::close::CloseReason;
 use crate::sockets::Sockets;
 
+/// Periods without a sweep that say that this process stood still.
+const STANDSTILL_PERIODS: u64 = 5;
 /// Pings sent before other tasks get their turn.
 const PINGS_AT_ONCE: usize = 256;
 
@@ -21,14 +23,18 @@ pub async fn sweep(sockets: Arc<Sockets>, period: Duration) {
     let ping = Bytes::from_static(&PING);
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut last = sockets.now_ms();
     loop {
         ticks.tick().await;
         let now = sockets.now_ms();
+        // After a standstill of this process the answers may lie unread: they get another period.
+        let stood_still = now.saturating_sub(last) > STANDSTILL_PERIODS * millis(period);
+        last = now;
         let mut due = Vec::new();
         sockets.each(|app, mailbox| {
             let Limits { activity_timeout, pong_timeout, .. } = app.limits;
             let silence = mailbox.silence(now, millis(activity_timeout), millis(pong_timeout));
-            if matches!(silence, Silence::PingDue | Silence::Dead) {
+            if silence == Silence::PingDue || silence == Silence::Dead && !stood_still {
                 due.push((silence, Arc::clone(mailbox)));
             }
         });

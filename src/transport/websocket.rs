@@ -152,6 +152,10 @@ impl<S: Session, W: Wire> Connection<S, W> {
                 return Poll::Ready(reason);
             }
             if self.mailbox.queued() > READ_PAUSE {
+                // Its pongs are not read now, so what it takes stands for them.
+                if self.mailbox.has_moved() {
+                    self.mailbox.heard(self.sockets.now_ms());
+                }
                 return Poll::Pending;
             }
             match ready!(self.wire.poll_read(cx, &mut buffer)) {

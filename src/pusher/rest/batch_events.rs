@@ -70,7 +70,7 @@ fn publication(limits: &Limits, body: &Bytes, entry: &Entry<'_>) -> Result<Publi
     let name = publication::event_name(limits, body, entry.name)?;
     let data = publication::required(body, entry.data, "data")?;
     let except = publication::excluded(entry.socket_id)?;
-    Publication::new(limits, channels, name, data, except, publication::info(entry.info)?)
+    Publication::new(limits, body.len(), channels, (name, data), except, publication::info(entry.info)?)
 }
 
 /// One object for each event, in their order; empty for an event that asked for nothing.

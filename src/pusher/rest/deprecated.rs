@@ -22,7 +22,7 @@ pub(super) async fn trigger(call: &Call<'_>, channel: &str, body: Bytes) -> Resu
         None => None,
     };
     let (name, data) = (Quoted::from_text(&name), Quoted::from_text(data));
-    let publication = Publication::new(limits, channels, name, data, except, Info::default())?;
+    let publication = Publication::new(limits, body.len(), channels, (name, data), except, Info::default())?;
     publication::wait_for_space(call, &publication.channels).await?;
     publication.publish(call, &mut Budget::one_chunk());
     let mut reply = Response::new(Default::default());

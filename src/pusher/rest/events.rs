@@ -62,7 +62,7 @@ fn read(limits: &Limits, body: &Bytes) -> Result<Publication, Refusal> {
     let data = publication::required(body, trigger.data, "data")?;
     let channels = channels(limits, &trigger)?;
     let except = publication::excluded(trigger.socket_id)?;
-    Publication::new(limits, channels, name, data, except, publication::info(trigger.info)?)
+    Publication::new(limits, body.len(), channels, (name, data), except, publication::info(trigger.info)?)
 }
 
 /// The channels, each once. A list wins over a single channel.

@@ -1,14 +1,16 @@
 //! Who may call the API: the request's signature, checked in constant time (protocol.md §6.2).
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use md5::{Digest, Md5};
 
-use super::super::json;
 use super::super::query::{Plus, Query, decode};
+use super::super::{Pusher, json};
 use super::Refusal;
 use crate::model::app::{App, KeyPair};
 use crate::model::secret::encode_hex;
@@ -20,19 +22,36 @@ const WINDOW_S: u64 = 600;
 pub(super) struct Signed {
     body_md5: Option<String>,
     /// How the signer reads a `+`.
-    pub(super) plus: Plus,
+    plus: Plus,
+}
+
+/// Finds the app of a request, and checks all but its body.
+///
+/// # Errors
+/// 401 when it is not signed for this app, 403 and 404 when the app is disabled or unknown.
+pub(super) fn admit<'a>(
+    pusher: &'a Pusher,
+    request: &'a Parts,
+    path: &str,
+) -> Result<(&'a Arc<App>, Query<'a>, Signed), Refusal> {
+    let id = path.split('/').nth(2).and_then(|id| decode(id, Plus::Literal));
+    let app = id.and_then(|id| pusher.apps.by_id(&id));
+    let app = app.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "Unknown app id"))?;
+    let mut query = Query::parse(request.uri.query().unwrap_or_default())
+        .ok_or_else(|| Refusal::bad_request("The query string is not UTF-8"))?;
+    let signed = check_signature(app, &request.method, path, &query)?;
+    query.read_plus_as(signed.plus);
+    if !app.enabled {
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "Application disabled"));
+    }
+    Ok((app, query, signed))
 }
 
 /// Checks all that the query says: key, version, time and signature.
 ///
 /// # Errors
 /// 401 with a text that says what is wrong.
-pub(super) fn check_signature(
-    app: &App,
-    method: &Method,
-    path: &str,
-    query: &Query<'_>,
-) -> Result<Signed, Refusal> {
+fn check_signature(app: &App, method: &Method, path: &str, query: &Query<'_>) -> Result<Signed, Refusal> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     check_signature_at(now, app, method.as_str(), path, query)
         .map_err(|text| Refusal::new(StatusCode::UNAUTHORIZED, text))
@@ -153,7 +172,6 @@ mod tests {
     use super::*;
     use crate::model::app::{Features, Limits};
     use crate::model::secret::Secret;
-    use std::sync::Arc;
 
     const NOW: u64 = 1_353_088_179;
     const AUTH: &str = "auth_key=278d425bdf160c739803&auth_timestamp=1353088179&auth_version=1.0";

@@ -14,7 +14,8 @@ mod users;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
+use hyper::header::EXPECT;
 use hyper::{Method, Request, StatusCode};
 
 use super::query::{Plus, Query, decode};
@@ -23,8 +24,8 @@ use crate::http::{self, BodyError, Reply};
 use crate::hub::AppHub;
 use crate::model::app::App;
 
-/// Bytes of a stranger's body that hyper may throw away to keep the connection.
-const LEFT_UNREAD: u64 = 4 * 1024;
+/// Bytes of a stranger's body that are read and thrown away to keep the connection.
+const THROWN_AWAY: usize = 16 * 1024;
 
 /// What an endpoint works with: a request that has passed the guard.
 struct Call<'a> {
@@ -89,24 +90,22 @@ pub async fn answer(pusher: &Pusher, request: Request<Incoming>, path: &str) -> 
 
 async fn route(pusher: &Pusher, request: Request<Incoming>, path: &str) -> Result<Reply, Refusal> {
     let (parts, body) = request.into_parts();
-    let mut segments = path.split('/').skip(2);
-    let app = segments.next().and_then(|id| pusher.apps.by_id(&decode(id, Plus::Literal)?));
-    let app = app.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "Unknown app id"))?;
-    let mut query = Query::parse(parts.uri.query().unwrap_or_default())
-        .ok_or_else(|| Refusal::bad_request("The query string is not UTF-8"))?;
-
-    // The signature covers the body by its MD5, so a stranger's body is never read.
-    let signed = guard::check_signature(app, &parts.method, path, &query).map_err(|refusal| Refusal {
-        hang_up: body.size_hint().upper().is_none_or(|length| length > LEFT_UNREAD),
-        ..refusal
-    })?;
-    query.read_plus_as(signed.plus);
-    if !app.enabled {
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "Application disabled"));
-    }
-    let body = http::read_body(body, app.limits.max_request_bytes(), pusher.settings.body_timeout).await?;
+    let timeout = pusher.settings.body_timeout;
+    // The signature covers the body by its MD5, so a stranger's body is never taken in.
+    let (app, query, signed) = match guard::admit(pusher, &parts, path) {
+        Ok(admitted) => admitted,
+        Err(refusal) => {
+            // A small one is thrown away, for the sake of the connection; but who asks first is
+            // not told to send it.
+            let asks = parts.headers.contains_key(EXPECT);
+            let hang_up = asks || http::read_body(body, THROWN_AWAY, timeout).await.is_err();
+            return Err(Refusal { hang_up, ..refusal });
+        }
+    };
+    let body = http::read_body(body, app.limits.max_request_bytes(), timeout).await?;
     guard::check_body(&signed, &body)?;
 
+    let segments = path.split('/').skip(3);
     let call = Call { app, hub: pusher.hub.app(&app.id), query, pusher };
     let rest: Vec<_> = segments.map(|segment| decode(segment, Plus::Literal).unwrap_or_default()).collect();
     let rest: Vec<&str> = rest.iter().map(AsRef::as_ref).collect();

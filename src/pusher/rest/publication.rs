@@ -16,6 +16,9 @@ use crate::model::event::{Body, Origin};
 use crate::model::quoted::Quoted;
 use crate::model::socket::{GivenSocketId, SocketId};
 
+/// Bytes of a body that an event may always keep in memory.
+const SMALL_BODY: usize = 4096;
+
 /// One event for one or several channels, checked.
 pub(super) struct Publication {
     pub(super) channels: Vec<ChannelName>,
@@ -26,15 +29,15 @@ pub(super) struct Publication {
 }
 
 impl Publication {
-    /// Checks an event. `channels` have been checked already.
+    /// Checks an event out of a body of `body_len` bytes. `channels` have been checked already.
     ///
     /// # Errors
     /// 400 or 413 with a text that says what is wrong.
     pub(super) fn new(
         limits: &Limits,
+        body_len: usize,
         channels: Vec<ChannelName>,
-        name: Quoted,
-        data: Quoted,
+        (name, data): (Quoted, Quoted),
         except: Option<SocketId>,
         info: Info,
     ) -> Result<Self, Refusal> {
@@ -45,6 +48,10 @@ impl Publication {
             );
             return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text));
         }
+        // A small part must not keep a large body in memory while it waits to be delivered.
+        let kept = name.as_bytes().len() + data.as_bytes().len();
+        let (name, data) =
+            if body_len > 4 * kept + SMALL_BODY { (name.detached(), data.detached()) } else { (name, data) };
         Ok(Self { channels, info, name, data, except })
     }
 
