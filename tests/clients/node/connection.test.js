@@ -162,6 +162,33 @@ test("a drained server sends its clients on at once (4200)", async (t) => {
   assert.deepEqual((await inbox.next("hello")).data, { from: "second" });
 });
 
+test("a client that was too slow comes back after a second (4100)", async (t) => {
+  const entrance = await Entrance.open(world.server);
+  t.after(() => entrance.close());
+  const client = world.client(t, { wsHost: entrance.host, wsPort: entrance.port });
+  await connected(client);
+  const channel = await subscribed(client, "torrent");
+  const inbox = new Inbox().bind(channel, "pusher:subscription_succeeded");
+  const errors = new Inbox().bind(client.connection, "error");
+  const states = new Inbox().bind(client.connection, "state_change");
+
+  entrance.stall();
+  const flood = { name: "drop", channel: "torrent", data: "x".repeat(10_000) };
+  for (let rounds = 0; (await world.get("/channels/torrent")).occupied; rounds++) {
+    assert.ok(rounds < 1_000, "a stalled client is never closed");
+    await world.api.triggerBatch(Array(10).fill(flood));
+  }
+  entrance.resume();
+
+  const { data: error } = await errors.next("error");
+  assert.equal(error.data.code, 4100);
+  assert.match(error.data.message, /slow/i);
+  const closed = performance.now();
+  assert.equal((await states.next()).data.current, "connecting");
+  assert.ok(performance.now() - closed >= 900, "pusher-js waits a second after 4100");
+  await inbox.next("pusher:subscription_succeeded");
+});
+
 test("clients find a restarted server again by themselves", async (t) => {
   // An address of its own, so that nothing else takes the port in between.
   const listen = "127.0.77.1";

@@ -22,6 +22,15 @@ export class Entrance {
     return entrance;
   }
 
+  /** Passes on nothing that the server sends, as a link that has stalled. */
+  stall() {
+    for (const socket of this.sockets) if (socket.remotePort === this.server.port) socket.pause();
+  }
+
+  resume() {
+    for (const socket of this.sockets) socket.resume();
+  }
+
   lead(server) {
     this.server = server;
   }
