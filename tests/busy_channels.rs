@@ -3,24 +3,13 @@
 
 mod common;
 
-use common::{Broker, Client, Raw, boot, eventually, settings};
+use common::{Broker, Raw, boot, eventually, settings};
 use serde_json::{Value, json};
 use tokio::task::{JoinHandle, JoinSet};
 
 /// A number, followed by a good deal of nothing.
 fn large(number: usize) -> String {
     format!("{number:08} {}", "x".repeat(10_000))
-}
-
-/// Clients subscribed to `flood`.
-async fn listeners(broker: &Broker, count: usize) -> Vec<Client> {
-    let mut clients = Vec::new();
-    for _ in 0..count {
-        let mut client = broker.connect().await;
-        client.subscribe("flood").await;
-        clients.push(client);
-    }
-    clients
 }
 
 /// Publishes rising numbers to these channels in turn, for ever.
@@ -106,7 +95,7 @@ async fn who_rejoins_a_busy_cache_channel_gets_the_cached_event_and_what_follows
 async fn limits_smaller_than_one_event_still_let_it_through() {
     let tight = settings().server("max_mailbox_bytes", "1KiB").server("max_queue_bytes", "1KiB");
     let broker = boot(tight).await;
-    let mut client = listeners(&broker, 1).await.remove(0);
+    let mut client = broker.listeners(1).await.remove(0);
     let mut api = broker.api();
     for number in 0..100 {
         api.publish("flood", "n", &large(number)).await;
@@ -119,7 +108,7 @@ async fn publishers_take_turns_where_a_channel_has_little_room() {
     let broker = boot(settings().server("max_queue_bytes", "4KiB")).await;
     let mut publishers = JoinSet::new();
     let mut readers = JoinSet::new();
-    for mut client in listeners(&broker, 50).await {
+    for mut client in broker.listeners(50).await {
         readers.spawn(async move {
             for _ in 0..8 * 50 {
                 client.expect("n").await;

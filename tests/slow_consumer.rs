@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 
 use common::raw::End;
-use common::{Broker, Client, DEADLINE, HOME, Raw, Settings, Signed, boot, eventually, in_time, settings};
+use common::{Broker, DEADLINE, HOME, Raw, Settings, Signed, boot, eventually, in_time, settings};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -60,17 +60,6 @@ async fn flood(broker: &Broker, requests: Vec<Vec<u8>>) {
     }
 }
 
-/// Clients subscribed to `flood`.
-async fn listeners(broker: &Broker, count: usize) -> Vec<Client> {
-    let mut clients = Vec::new();
-    for _ in 0..count {
-        let mut client = broker.connect().await;
-        client.subscribe("flood").await;
-        clients.push(client);
-    }
-    clients
-}
-
 fn number_in(frame: &Value) -> usize {
     frame["data"].as_str().unwrap().parse().unwrap()
 }
@@ -80,7 +69,7 @@ async fn a_client_that_stops_reading_is_closed_and_its_neighbour_hears_everythin
     let broker = boot(strict()).await;
     let mut witness = broker.witness().await;
     let stuck = stuck_in(&broker, "flood").await;
-    let mut neighbour = listeners(&broker, 1).await.remove(0);
+    let mut neighbour = broker.listeners(1).await.remove(0);
     let mut api = broker.api();
     let mut number = 0;
     while number % 20 != 0 || number == 0 || api.subscribers("flood").await == 2 {
@@ -148,7 +137,7 @@ async fn healthy_readers_hear_two_thousand_events_in_order() {
     let broker = boot(settings()).await;
     let _stuck = stuck_in(&broker, "flood").await;
     let mut readers = JoinSet::new();
-    for mut client in listeners(&broker, 5).await {
+    for mut client in broker.listeners(5).await {
         readers.spawn(async move {
             for number in 0..2_000 {
                 client.expect_event("flood", "n", &format!("{number}")).await;
@@ -168,7 +157,7 @@ async fn who_joins_during_a_flood_misses_nothing_from_then_on() {
     const JOINERS: usize = 30;
     let broker = Arc::new(boot(settings()).await);
     let mut readers = JoinSet::new();
-    let mut joined = listeners(&broker, 1).await;
+    let mut joined = broker.listeners(1).await;
     let flooding = tokio::spawn({
         let broker = Arc::clone(&broker);
         let requests = (0..EVENTS).map(|number| request("n", &number.to_string())).collect();
@@ -205,7 +194,7 @@ async fn who_joins_during_a_flood_misses_nothing_from_then_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn exclusion_holds_under_a_flood() {
     let broker = boot(settings()).await;
-    let mut clients = listeners(&broker, 2).await;
+    let mut clients = broker.listeners(2).await;
     let (mut other, mut sender) = (clients.remove(1), clients.remove(0));
     let requests = (0..1_000).map(|number| {
         let mut body = json!({"name": "n", "channel": "flood", "data": number.to_string()});
@@ -235,7 +224,7 @@ async fn three_hundred_subscribers_hear_four_publishers_each_in_its_order() {
     const EACH: usize = 50;
     let broker = boot(settings()).await;
     let mut readers = JoinSet::new();
-    for mut client in listeners(&broker, 300).await {
+    for mut client in broker.listeners(300).await {
         readers.spawn(async move {
             let mut next = [0; PUBLISHERS];
             for _ in 0..PUBLISHERS * EACH {

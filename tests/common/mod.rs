@@ -98,6 +98,17 @@ impl Broker {
         client
     }
 
+    /// Clients subscribed to `flood`.
+    pub async fn listeners(&self, count: usize) -> Vec<Client> {
+        let mut clients = Vec::new();
+        for _ in 0..count {
+            let mut client = self.connect().await;
+            client.subscribe("flood").await;
+            clients.push(client);
+        }
+        clients
+    }
+
     /// A WebSocket to this path, upgraded but not yet told anything.
     pub async fn dial(&self, path: &str) -> Client {
         self.dial_with(path, &[]).await

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::super::json;
 use super::info::Info;
-use super::publication::{self, Publication};
+use super::publication::{self, Fields, Publication};
 use super::{Call, Refusal, empty_object, parse};
 use crate::http::{self, Reply};
 use crate::hub::Budget;
@@ -17,20 +17,6 @@ use crate::model::app::Limits;
 struct Batch<'a> {
     #[serde(borrow, default)]
     batch: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Entry<'a> {
-    #[serde(borrow, default)]
-    name: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    data: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    channel: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    socket_id: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    info: Option<&'a RawValue>,
 }
 
 /// Publishes the events in their order.
@@ -56,21 +42,11 @@ fn read(limits: &Limits, body: &Bytes) -> Result<Vec<Publication>, Refusal> {
     if count > max {
         return Err(Refusal::bad_request(format!("Batch too large ({count} > {max})")));
     }
-    let entry = |raw: &RawValue| {
-        let entry: Entry<'_> = json::object(raw.get().as_bytes()).ok_or_else(not_events)?;
-        publication(limits, body, &entry)
+    let publication = |raw: &RawValue| {
+        let fields: Fields<'_> = json::object(raw.get().as_bytes()).ok_or_else(not_events)?;
+        fields.publication(limits, body, vec![fields.channel(limits)?])
     };
-    entries.into_iter().map(entry).collect()
-}
-
-fn publication(limits: &Limits, body: &Bytes, entry: &Entry<'_>) -> Result<Publication, Refusal> {
-    let missing = || Refusal::bad_request("Missing required parameter: channel");
-    let channel = publication::optional(entry.channel, "channel")?.ok_or_else(missing)?;
-    let channels = vec![publication::channel_name(limits, &channel)?];
-    let name = publication::event_name(limits, body, entry.name)?;
-    let data = publication::required(body, entry.data, "data")?;
-    let except = publication::excluded(entry.socket_id)?;
-    Publication::new(limits, body.len(), channels, (name, data), except, publication::info(entry.info)?)
+    entries.into_iter().map(publication).collect()
 }
 
 /// One object for each event, in their order; empty for an event that asked for nothing.

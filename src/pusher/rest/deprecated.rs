@@ -18,7 +18,7 @@ pub(super) async fn trigger(call: &Call<'_>, channel: &str, body: Bytes) -> Resu
     publication::check_event_name(limits, &name)?;
     let data = std::str::from_utf8(&body).map_err(|_| Refusal::bad_request("The data is not UTF-8"))?;
     let except = match call.query.get("socket_id") {
-        Some(text) => publication::excluded_text(&text)?,
+        Some(text) => publication::excluded(&text)?,
         None => None,
     };
     let (name, data) = (Quoted::from_text(&name), Quoted::from_text(data));

@@ -4,33 +4,15 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::super::json;
 use super::info::Info;
-use super::publication::{self, Publication};
+use super::publication::{self, Fields, Publication};
 use super::{Call, Refusal, empty_object, parse};
 use crate::http::{self, Reply};
 use crate::hub::Budget;
 use crate::model::app::Limits;
 use crate::model::channel::ChannelName;
-
-#[derive(Deserialize)]
-struct Trigger<'a> {
-    #[serde(borrow, default)]
-    name: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    data: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    channels: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    channel: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    socket_id: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    info: Option<&'a RawValue>,
-}
 
 /// Publishes, and answers once the event has its place in every channel.
 pub(super) async fn trigger(call: &Call<'_>, body: Bytes) -> Result<Reply, Refusal> {
@@ -57,21 +39,14 @@ fn body_from_query(call: &Call<'_>) -> Bytes {
 }
 
 fn read(limits: &Limits, body: &Bytes) -> Result<Publication, Refusal> {
-    let trigger: Trigger<'_> = parse(body)?;
-    let name = publication::event_name(limits, body, trigger.name)?;
-    let data = publication::required(body, trigger.data, "data")?;
-    let channels = channels(limits, &trigger)?;
-    let except = publication::excluded(trigger.socket_id)?;
-    Publication::new(limits, body.len(), channels, (name, data), except, publication::info(trigger.info)?)
+    let fields: Fields<'_> = parse(body)?;
+    let channels = channels(limits, &fields)?;
+    fields.publication(limits, body, channels)
 }
 
 /// The channels, each once. A list wins over a single channel.
-fn channels(limits: &Limits, trigger: &Trigger<'_>) -> Result<Vec<ChannelName>, Refusal> {
-    let missing = || Refusal::bad_request("Missing required parameter: channel");
-    let Some(list) = trigger.channels else {
-        let name = publication::optional(trigger.channel, "channel")?.ok_or_else(missing)?;
-        return Ok(vec![publication::channel_name(limits, &name)?]);
-    };
+fn channels(limits: &Limits, fields: &Fields<'_>) -> Result<Vec<ChannelName>, Refusal> {
+    let Some(list) = fields.channels else { return Ok(vec![fields.channel(limits)?]) };
     let names: Vec<String> = json::owned(list)
         .ok_or_else(|| Refusal::bad_request("Expected channels parameter to be an array of strings"))?;
     let max = limits.max_channels_per_trigger;
@@ -83,7 +58,7 @@ fn channels(limits: &Limits, trigger: &Trigger<'_>) -> Result<Vec<ChannelName>, 
     let distinct = names.iter().filter(|name| seen.insert(name.as_str()));
     let channels = distinct.map(|name| publication::channel_name(limits, name));
     let channels = channels.collect::<Result<Vec<_>, _>>()?;
-    if channels.is_empty() { Err(missing()) } else { Ok(channels) }
+    if channels.is_empty() { Err(publication::no_channel()) } else { Ok(channels) }
 }
 
 fn counts(call: &Call<'_>, publication: &Publication) -> Reply {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use hyper::StatusCode;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::super::json;
@@ -18,6 +19,56 @@ use crate::model::socket::{GivenSocketId, SocketId};
 
 /// Bytes of a body that an event may always keep in memory.
 const SMALL_BODY: usize = 4096;
+
+/// The fields of an event in a request, as they stand there.
+#[derive(Deserialize)]
+pub(super) struct Fields<'a> {
+    #[serde(borrow, default)]
+    name: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    channel: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) channels: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    socket_id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    info: Option<&'a RawValue>,
+}
+
+impl Fields<'_> {
+    /// The single channel.
+    ///
+    /// # Errors
+    /// 400 when it is missing or no channel's name.
+    pub(super) fn channel(&self, limits: &Limits) -> Result<ChannelName, Refusal> {
+        let name = optional(self.channel, "channel")?.ok_or_else(no_channel)?;
+        channel_name(limits, &name)
+    }
+
+    /// The event for `channels`, all of it checked. `body` is what the fields stand in.
+    ///
+    /// # Errors
+    /// 400 or 413 with a text that says what is wrong.
+    pub(super) fn publication(
+        &self,
+        limits: &Limits,
+        body: &Bytes,
+        channels: Vec<ChannelName>,
+    ) -> Result<Publication, Refusal> {
+        let name = event_name(limits, body, self.name)?;
+        let data = required(body, self.data, "data")?;
+        let except = optional(self.socket_id, "socket_id")?.map_or(Ok(None), |text| excluded(&text))?;
+        let info = optional(self.info, "info")?.map_or(Ok(Info::default()), |list| Info::parse(&list))?;
+        Publication::new(limits, body.len(), channels, (name, data), except, info)
+    }
+}
+
+/// The refusal of an event for no channel.
+pub(super) fn no_channel() -> Refusal {
+    Refusal::bad_request("Missing required parameter: channel")
+}
 
 /// One event for one or several channels, checked.
 pub(super) struct Publication {
@@ -81,7 +132,7 @@ pub(super) async fn wait_for_space(call: &Call<'_>, channels: &[ChannelName]) ->
 ///
 /// # Errors
 /// 400 when it is missing or something else.
-pub(super) fn required(body: &Bytes, field: Option<&RawValue>, name: &str) -> Result<Quoted, Refusal> {
+fn required(body: &Bytes, field: Option<&RawValue>, name: &str) -> Result<Quoted, Refusal> {
     let raw = field.ok_or_else(|| Refusal::bad_request(format!("Missing required parameter: {name}")))?;
     Quoted::from_valid_json(body.slice_ref(raw.get().as_bytes()))
         .ok_or_else(|| Refusal::bad_request(format!("Expected {name} parameter to be a string")))
@@ -91,7 +142,7 @@ pub(super) fn required(body: &Bytes, field: Option<&RawValue>, name: &str) -> Re
 ///
 /// # Errors
 /// 400 when it is missing, no string, too long or reserved.
-pub(super) fn event_name(limits: &Limits, body: &Bytes, field: Option<&RawValue>) -> Result<Quoted, Refusal> {
+fn event_name(limits: &Limits, body: &Bytes, field: Option<&RawValue>) -> Result<Quoted, Refusal> {
     let quoted = required(body, field, "name")?;
     let text = field.and_then(json::string).ok_or_else(|| Refusal::bad_request("Invalid name"))?;
     check_event_name(limits, &text)?;
@@ -130,18 +181,7 @@ pub(super) fn channel_name(limits: &Limits, name: &str) -> Result<ChannelName, R
 ///
 /// # Errors
 /// 400 when it is no socket id.
-pub(super) fn excluded(field: Option<&RawValue>) -> Result<Option<SocketId>, Refusal> {
-    match optional(field, "socket_id")? {
-        None => Ok(None),
-        Some(text) => excluded_text(&text),
-    }
-}
-
-/// The same from text.
-///
-/// # Errors
-/// 400 when it is no socket id.
-pub(super) fn excluded_text(text: &str) -> Result<Option<SocketId>, Refusal> {
+pub(super) fn excluded(text: &str) -> Result<Option<SocketId>, Refusal> {
     match text.parse() {
         Ok(GivenSocketId::Possible(socket)) => Ok(Some(socket)),
         Ok(GivenSocketId::Nobody) => Ok(None),
@@ -153,16 +193,8 @@ pub(super) fn excluded_text(text: &str) -> Result<Option<SocketId>, Refusal> {
 ///
 /// # Errors
 /// 400 when it is something else.
-pub(super) fn optional<'a>(field: Option<&'a RawValue>, name: &str) -> Result<Option<Cow<'a, str>>, Refusal> {
+fn optional<'a>(field: Option<&'a RawValue>, name: &str) -> Result<Option<Cow<'a, str>>, Refusal> {
     let Some(raw) = field else { return Ok(None) };
     let text = json::string(raw);
     text.map(Some).ok_or_else(|| Refusal::bad_request(format!("Expected {name} parameter to be a string")))
-}
-
-/// The `info` field.
-///
-/// # Errors
-/// 400 when it is no list of attributes.
-pub(super) fn info(field: Option<&RawValue>) -> Result<Info, Refusal> {
-    optional(field, "info")?.map_or(Ok(Info::default()), |list| Info::parse(&list))
 }
