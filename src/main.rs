@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             Ok(config) => return serve(config, args.config.is_none()),
             Err(problems) => return fail(BAD_CONFIG, &problems),
         },
+        Command::Bench(args) => return cli::bench::run(&args),
     }
     ExitCode::SUCCESS
 }

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod serve;
 
@@ -23,6 +24,8 @@ pub(crate) enum Command {
     Serve(serve::Args),
     /// Check a configuration and report every problem
     Check(check::Args),
+    /// Put load on a server and say what became of it
+    Bench(bench::Args),
 }
 
 impl Cli {

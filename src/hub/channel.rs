@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use super::cache::Cached;
 use super::fanout::{Idle, Seat, Segment, Subscriber};
@@ -16,6 +17,7 @@ use crate::mailbox::SeatId;
 use crate::model::channel::ChannelName;
 use crate::model::event::{Body, Origin};
 use crate::model::member::{Member, UserId};
+use crate::model::socket::SocketId;
 
 /// Joins are let in until so many times the queue limit waits: publishers wait before that, but a
 /// client whose join is refused has no second try.
@@ -34,9 +36,11 @@ struct State {
     /// The place of the last event in the channel's order.
     position: u64,
     subscribers: usize,
-    segments: Vec<Arc<Segment>>,
-    members: Option<Members>,
-    cached: Option<Cached>,
+    /// Nearly always one.
+    segments: SmallVec<[Arc<Segment>; 1]>,
+    // In boxes, since most channels have neither.
+    members: Option<Box<Members>>,
+    cached: Option<Box<Cached>>,
 }
 
 /// A socket's place in a channel, held by its session. It must be ended, not dropped.
@@ -44,7 +48,6 @@ pub struct Subscription {
     channel: Arc<Channel>,
     segment: Arc<Segment>,
     slot: usize,
-    subscriber: Subscriber,
     user_id: Option<UserId>,
 }
 
@@ -90,9 +93,9 @@ impl Channel {
         let event = app.shared.event(&self.name, draft);
         let Some(ttl) = cache_for else { return Some(state.append(Published::new(event).into())) };
         let published = Arc::new(Published::new(event.detached()));
-        let old = state.cached.take();
+        let old = state.cached.take().map(|old| *old);
         let cached = app.shared.cache.enter(app, Arc::clone(&published), Instant::now() + ttl, old);
-        state.cached = Some(cached);
+        state.cached = Some(Box::new(cached));
         Some(state.append(published))
     }
 
@@ -116,14 +119,13 @@ impl Channel {
         subscriber.mailbox.cancel_owed(&self.name, id);
         let (segment, slot) = state.seat(&self.name, subscriber, id);
         if let Some(prefix) = prefix.take() {
-            let cached = state.cached.as_ref().and_then(Cached::fresh);
+            let cached = state.cached.as_deref().and_then(Cached::fresh);
             let cached = cached.map(|event| event.frame(subscriber.format, &shared.formats).clone());
-            prefix(&Snapshot { members: state.members.as_ref(), cached });
+            prefix(&Snapshot { members: state.members.as_deref(), cached });
         }
         let channel = Arc::clone(self);
         let user_id = member.map(|(member, _)| Arc::clone(&member.user_id));
-        let subscription = Subscription { channel, segment, slot, subscriber: subscriber.clone(), user_id };
-        Ok(Some((subscription, idle)))
+        Ok(Some((Subscription { channel, segment, slot, user_id }, idle)))
     }
 
     /// The event for the others is appended before the newcomer is seated, so it misses it.
@@ -146,16 +148,16 @@ impl Channel {
             Joined::First => {
                 let (user_id, user_info) = (Arc::clone(&member.user_id), member.user_info.clone());
                 let body = Body::MemberAdded { user_id, user_info };
-                Ok(self.announce(state, shared, subscriber, body))
+                Ok(self.announce(state, shared, socket, body))
             }
         }
     }
 
-    fn announce(&self, state: &mut State, shared: &Shared, who: &Subscriber, body: Body) -> Idle {
+    fn announce(&self, state: &mut State, shared: &Shared, who: SocketId, body: Body) -> Idle {
         if state.subscribers == 0 {
             return Idle::new();
         }
-        let origin = Origin::Socket(who.mailbox.socket());
+        let origin = Origin::Socket(who);
         let event = shared.event(&self.name, Draft { origin, except: None, body, cache_for: None });
         state.append(Published::new(event).into())
     }
@@ -181,7 +183,7 @@ impl Channel {
     /// Looks at the subscribers, members and cached event together.
     pub(super) fn look<T>(&self, look: impl FnOnce(usize, Option<&Members>, Option<&Cached>) -> T) -> T {
         let state = self.state.lock();
-        look(state.subscribers, state.members.as_ref(), state.cached.as_ref())
+        look(state.subscribers, state.members.as_deref(), state.cached.as_deref())
     }
 }
 
@@ -224,17 +226,17 @@ impl State {
 }
 
 impl Subscription {
-    /// Leaves the channel. Returns its name, the segments to start, and whether it is vacant.
-    pub(super) fn end(self, shared: &Shared) -> (ChannelName, Idle, bool) {
+    /// Takes the socket out of the channel. Returns its name, the segments to start, and whether it
+    /// is vacant.
+    pub(super) fn end(self, socket: SocketId, shared: &Shared) -> (ChannelName, Idle, bool) {
         let mut state = self.channel.state.lock();
         state.unseat(&self.segment, self.slot);
-        let socket = self.subscriber.mailbox.socket();
         let mut idle = Idle::new();
         if let (Some(user_id), Some(members)) = (&self.user_id, &mut state.members)
             && members.leave(user_id, socket) == Left::Last
         {
             let body = Body::MemberRemoved { user_id: Arc::clone(user_id) };
-            idle = self.channel.announce(&mut state, shared, &self.subscriber, body);
+            idle = self.channel.announce(&mut state, shared, socket, body);
         }
         (self.channel.name.clone(), idle, state.is_vacant())
     }

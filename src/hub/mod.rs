@@ -203,9 +203,9 @@ impl AppHub {
         }
     }
 
-    /// Ends a subscription.
-    pub fn unsubscribe(&self, subscription: Subscription) {
-        let (name, idle, vacant) = subscription.end(&self.shared);
+    /// Ends a socket's subscription.
+    pub fn unsubscribe(&self, socket: SocketId, subscription: Subscription) {
+        let (name, idle, vacant) = subscription.end(socket, &self.shared);
         self.shared.start(idle, &mut Budget::none());
         if vacant {
             self.give_back(&name);

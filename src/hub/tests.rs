@@ -84,7 +84,7 @@ async fn a_subscriber_gets_exactly_what_lies_between_its_subscribe_and_its_unsub
     let subscription = subscribe(&hub, "a", &who);
     publish(&hub, "a", "1", &mut Budget::none());
     publish(&hub, "a", "2", &mut Budget::none());
-    hub.unsubscribe(subscription);
+    hub.unsubscribe(who.mailbox.socket(), subscription);
     publish(&hub, "a", "3", &mut Budget::none());
     assert_eq!(all_received(who, far).await, "!12");
     assert_eq!(hub.totals().0, 0);
@@ -99,7 +99,7 @@ async fn nothing_from_before_comes_after_the_success_of_a_second_subscription() 
     let _stays = subscribe(&hub, "a", &other);
     let first = subscribe(&hub, "a", &who);
     publish(&hub, "a", "1", &mut Budget::none());
-    hub.unsubscribe(first);
+    hub.unsubscribe(who.mailbox.socket(), first);
     publish(&hub, "a", "2", &mut Budget::none());
     let _second = subscribe(&hub, "a", &who);
     publish(&hub, "a", "3", &mut Budget::none());
@@ -157,7 +157,7 @@ async fn publishers_wait_for_space_and_are_told_when_there_is_none() {
 async fn a_channel_lives_while_it_is_occupied_or_cached_and_no_longer() {
     let hub = hub(1 << 20);
     let (who, _far) = socket().await;
-    hub.unsubscribe(subscribe(&hub, "a", &who));
+    hub.unsubscribe(who.mailbox.socket(), subscribe(&hub, "a", &who));
     assert_eq!(hub.channels.len(), 0);
     publish(&hub, "a", "1", &mut Budget::none());
     assert_eq!(hub.channels.len(), 0, "an event that nobody is there for leaves nothing");
@@ -181,6 +181,6 @@ async fn an_event_that_cannot_be_written_takes_only_itself_away() {
         publish(&hub, "a", letter, &mut Budget::none());
     }
     assert_eq!(hub.wait_for_space(&[name("a")]).await, Ok(()));
-    hub.unsubscribe(subscription);
+    hub.unsubscribe(who.mailbox.socket(), subscription);
     assert_eq!(all_received(who, far).await, "!1234");
 }

@@ -82,6 +82,10 @@ impl<'a> Parameter<'a> {
 
 /// Percent-decodes once; `None` when the result is not UTF-8.
 pub(super) fn decode(text: &str, plus: Plus) -> Option<Cow<'_, str>> {
+    // Nearly everything that libraries send stands for itself.
+    if memchr::memchr2(b'%', b'+', text.as_bytes()).is_none() {
+        return Some(Cow::Borrowed(text));
+    }
     if plus == Plus::Space && text.contains('+') {
         let spaced = text.replace('+', " ");
         let decoded = percent_decode_str(&spaced).decode_utf8().ok()?;

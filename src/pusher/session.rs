@@ -155,7 +155,7 @@ impl PusherSession {
 
     fn unsubscribe(&mut self, channel: &str) {
         match self.subscriptions.remove(channel) {
-            Some(subscription) => self.hub.unsubscribe(subscription),
+            Some(subscription) => self.hub.unsubscribe(self.mailbox.socket(), subscription),
             None => {
                 let channel = json::shown(channel);
                 self.refuse(&format!(
@@ -239,7 +239,7 @@ impl PusherSession {
 
     fn leave_all(&mut self) {
         for (_, subscription) in self.subscriptions.drain() {
-            self.hub.unsubscribe(subscription);
+            self.hub.unsubscribe(self.mailbox.socket(), subscription);
         }
     }
 }
