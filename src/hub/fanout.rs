@@ -8,13 +8,11 @@
 //! waits for a large fan-out, and each subscriber sees the channel's order.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use slab::Slab;
 use smallvec::SmallVec;
-use tokio::sync::Notify;
 
 use super::Shared;
 use super::format::{FormatId, Formats, MAX_FORMATS, Published};
@@ -361,49 +359,4 @@ fn join<'a>(events: impl Iterator<Item = &'a Queued>, format: FormatId, formats:
     joined.extend_from_slice(second);
     events.for_each(|frame| joined.extend_from_slice(frame));
     joined.freeze()
-}
-
-/// Publishers that wait for space in some queue.
-#[derive(Default)]
-pub(super) struct Space {
-    waiting: AtomicUsize,
-    changed: Notify,
-}
-
-impl Space {
-    /// A queue that was full has space again.
-    fn made(&self) {
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.changed.notify_waiters();
-        }
-    }
-
-    /// Waits until `has_space` says so. It is asked again whenever a full queue has space again.
-    pub(super) async fn wait_until(&self, has_space: impl Fn() -> bool) {
-        let _waiting = Waiting::begin(&self.waiting);
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if has_space() {
-                return;
-            }
-            changed.await;
-        }
-    }
-}
-
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn begin(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::SeqCst);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
 }

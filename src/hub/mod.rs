@@ -13,6 +13,7 @@ mod fanout;
 mod format;
 mod presence;
 mod queries;
+mod space;
 #[cfg(test)]
 mod tests;
 
@@ -30,7 +31,7 @@ pub use self::queries::{CachedEvent, Counts};
 
 use self::cache::CacheIndex;
 use self::channel::Channel;
-use self::fanout::Space;
+use self::space::Space;
 use crate::mailbox::SeatId;
 use crate::metrics::Metrics;
 use crate::model::app::AppId;
