@@ -20,8 +20,10 @@ use crate::mailbox::{Mailbox, SeatId};
 use crate::model::channel::ChannelName;
 use crate::model::socket::SocketId;
 
-/// Subscribers of one segment, at most: with several, a large channel uses every core.
-const SEGMENT_SIZE: usize = 2048;
+/// Subscribers of one segment, at most: a channel beyond it uses more than one core. Fewer, larger
+/// segments join more in each round: with 5000 saturated subscribers on 2 cores, three segments of
+/// 2048 took 3.2 µs of CPU for a delivery, one takes 1.0, and both the same when there is time.
+const SEGMENT_SIZE: usize = 8192;
 /// Subscribers written to before others get their turn; up to here a round runs in place.
 const CHUNK: usize = 128;
 /// Bytes of events that one round joins, at most.
