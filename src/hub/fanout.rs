@@ -295,8 +295,9 @@ impl State {
         self.seats.try_remove(slot);
         if self.seats.is_empty() {
             self.seats = Slab::new();
-        } else if self.seats.len() * 4 < self.seats.capacity() {
-            // Gives back what lies behind the last place that is taken.
+        } else if self.seats.len().is_power_of_two() && self.seats.len() * 4 < self.seats.capacity() {
+            // Gives back what lies behind the last place that is taken. That walks all places, so
+            // a crowd that leaves one by one has it done at each halving, not at each departure.
             self.seats.shrink_to_fit();
         }
     }
