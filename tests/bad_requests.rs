@@ -363,3 +363,12 @@ async fn a_backend_that_reads_no_replies_keeps_nobody_waiting() {
     }
     shouting.abort();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_reads_no_replies_is_let_go() {
+    let broker = boot(hasty()).await;
+    let mut deaf = broker.narrow_tcp().await;
+    let request = Signed::get("/apps/1/channels").bytes();
+    let shouting = async { while deaf.write_all(&request).await.is_ok() {} };
+    in_time("the end of a deaf connection", shouting).await;
+}

@@ -86,13 +86,18 @@ impl Signer {
 
 /// Lower-case hex of `bytes`.
 pub fn encode_hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut out = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        out.push(DIGITS[usize::from(byte >> 4)] as char);
-        out.push(DIGITS[usize::from(byte & 15)] as char);
-    }
-    out
+    bytes.iter().flat_map(|byte| [hex_digit(byte >> 4), hex_digit(byte & 15)]).map(char::from).collect()
+}
+
+/// Whether `text` is the lower-case hex of `bytes`. Not for secrets: it ends at the first difference.
+pub fn is_lower_hex_of(text: &str, bytes: &[u8]) -> bool {
+    let pairs = text.as_bytes().chunks_exact(2);
+    text.len() == bytes.len() * 2
+        && pairs.zip(bytes).all(|(pair, byte)| pair == [hex_digit(byte >> 4), hex_digit(byte & 15)])
+}
+
+fn hex_digit(nibble: u8) -> u8 {
+    if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }
 }
 
 /// Reads exactly `out.len()` bytes of lower-case hex; upper case is refused, since signatures

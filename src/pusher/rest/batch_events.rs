@@ -16,7 +16,14 @@ use crate::model::app::Limits;
 #[derive(Deserialize)]
 struct Batch<'a> {
     #[serde(borrow, default)]
-    batch: Option<&'a RawValue>,
+    batch: Option<Vec<&'a RawValue>>,
+}
+
+/// A batch that may be anything.
+#[derive(Deserialize)]
+struct AnyBatch<'a> {
+    #[serde(borrow, default, rename = "batch")]
+    _batch: Option<&'a RawValue>,
 }
 
 /// Publishes the events in their order.
@@ -34,10 +41,13 @@ pub(super) async fn trigger(call: &Call<'_>, body: Bytes) -> Result<Reply, Refus
 }
 
 fn read(limits: &Limits, body: &Bytes) -> Result<Vec<Publication>, Refusal> {
-    let batch: Batch<'_> = parse(body)?;
-    let list = batch.batch.ok_or_else(|| Refusal::bad_request("Missing required parameter: batch"))?;
     let not_events = || Refusal::bad_request("Expected batch parameter to be an array of events");
-    let entries: Vec<&RawValue> = serde_json::from_str(list.get()).map_err(|_| not_events())?;
+    let batch: Batch<'_> = match json::object(body) {
+        Some(batch) => batch,
+        // Only a refusal pays for telling what is wrong.
+        None => return Err(parse::<AnyBatch<'_>>(body).map_or_else(|refusal| refusal, |_| not_events())),
+    };
+    let entries = batch.batch.ok_or_else(|| Refusal::bad_request("Missing required parameter: batch"))?;
     let (count, max) = (entries.len(), limits.max_batch_events);
     if count > max {
         return Err(Refusal::bad_request(format!("Batch too large ({count} > {max})")));

@@ -1,0 +1,139 @@
+//! One HTTP connection: its requests one after the other, its time limit, and its end.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+use super::{Alive, Origin, Server, route, stopped};
+
+/// What one connection may buffer of a request: its headers, or a piece of its body.
+const MAX_HTTP_BUFFER: usize = 64 * 1024;
+
+/// How long a stopping broker waits for the request of an open connection.
+const LATE_REQUEST: Duration = Duration::from_millis(500);
+
+/// Serves the requests of one connection, until it becomes a WebSocket or ends.
+pub(super) async fn serve<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    server: Arc<Server>,
+    stream: I,
+    origin: Origin,
+    mut stop: watch::Receiver<bool>,
+    alive: Alive,
+) {
+    let limit = server.settings.header_timeout;
+    let pause = Arc::new(Pause::begin());
+    let service = {
+        let pause = Arc::clone(&pause);
+        service_fn(move |request| {
+            answer(Arc::clone(&server), request, origin, alive.clone(), Arc::clone(&pause))
+        })
+    };
+    let connection = http().serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let deadline = sleep(limit);
+    tokio::pin!(connection, deadline);
+    let ended = tokio::select! {
+        biased;
+        ended = &mut connection => Some(ended),
+        () = stopped(&mut stop) => {
+            // A request in flight is still answered; one that has not come by now is not waited for.
+            connection.as_mut().graceful_shutdown();
+            match timeout(LATE_REQUEST, &mut connection).await {
+                Err(_) if pause.elapsed().is_none() => Some(connection.await),
+                ended => ended.ok(),
+            }
+        }
+        () = pause.exceeds(limit, deadline) => {
+            tracing::debug!(peer = %origin.peer, "no request in time");
+            None
+        }
+    };
+    if let Some(Err(error)) = ended {
+        tracing::debug!(peer = %origin.peer, %error, "HTTP connection ended");
+    }
+}
+
+fn http() -> http1::Builder {
+    let mut http = http1::Builder::new();
+    // hyper's own timer is made and dropped for every request; see `Pause`.
+    http.header_read_timeout(None)
+        .max_buf_size(MAX_HTTP_BUFFER)
+        // Replies are small: to copy one behind its headers costs less than a vectored write.
+        .writev(false);
+    http
+}
+
+async fn answer(
+    server: Arc<Server>,
+    request: Request<Incoming>,
+    origin: Origin,
+    alive: Alive,
+    pause: Arc<Pause>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    pause.end();
+    let reply = route::route(&server, request, origin, alive).await;
+    pause.begin_again();
+    Ok(reply)
+}
+
+/// The time since a connection last had a request to answer.
+///
+/// It costs a request one look at the clock. With a timer of its own for each, a publish takes a
+/// twentieth more.
+struct Pause {
+    opened: Instant,
+    /// Milliseconds from `opened` to its beginning.
+    began_ms: AtomicU64,
+}
+
+/// In place of a beginning: a request is being answered.
+const BUSY: u64 = u64::MAX;
+
+impl Pause {
+    fn begin() -> Self {
+        Self { opened: Instant::now(), began_ms: AtomicU64::new(0) }
+    }
+
+    fn end(&self) {
+        self.began_ms.store(BUSY, Ordering::Relaxed);
+    }
+
+    fn begin_again(&self) {
+        self.began_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(BUSY - 1)
+    }
+
+    /// How long it has lasted; `None` while a request is being answered.
+    fn elapsed(&self) -> Option<Duration> {
+        match self.began_ms.load(Ordering::Relaxed) {
+            BUSY => None,
+            began => Some(Duration::from_millis(self.now_ms().saturating_sub(began))),
+        }
+    }
+
+    /// Waits until it has lasted for `limit`. `deadline` is set anew only when it comes.
+    async fn exceeds(&self, limit: Duration, mut deadline: Pin<&mut Sleep>) {
+        loop {
+            deadline.as_mut().await;
+            let left = limit.saturating_sub(self.elapsed().unwrap_or_default());
+            if left.is_zero() {
+                return;
+            }
+            deadline.as_mut().reset(Instant::now() + left);
+        }
+    }
+}
