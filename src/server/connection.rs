@@ -33,13 +33,10 @@ pub(super) async fn serve<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     alive: Alive,
 ) {
     let limit = server.settings.header_timeout;
-    let pause = Arc::new(Pause::begin());
-    let service = {
-        let pause = Arc::clone(&pause);
-        service_fn(move |request| {
-            answer(Arc::clone(&server), request, origin, alive.clone(), Arc::clone(&pause))
-        })
-    };
+    let context = Arc::new(Context { server, origin, alive, pause: Pause::begin() });
+    let answering = Arc::clone(&context);
+    let service = service_fn(move |request| answer(Arc::clone(&answering), request));
+    let pause = &context.pause;
     let connection = http().serve_connection(TokioIo::new(stream), service).with_upgrades();
     let deadline = sleep(limit);
     tokio::pin!(connection, deadline);
@@ -74,23 +71,30 @@ fn http() -> http1::Builder {
     http
 }
 
-async fn answer(
+/// What the requests of one connection are answered with.
+///
+/// One for each connection: cores that count references to what all connections share take the
+/// counters from each other, at every request.
+struct Context {
     server: Arc<Server>,
-    request: Request<Incoming>,
     origin: Origin,
     alive: Alive,
-    pause: Arc<Pause>,
+    pause: Pause,
+}
+
+async fn answer(
+    context: Arc<Context>,
+    request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    pause.end();
-    let reply = route::route(&server, request, origin, alive).await;
-    pause.begin_again();
+    context.pause.end();
+    let reply = route::route(&context.server, request, context.origin, &context.alive).await;
+    context.pause.begin_again();
     Ok(reply)
 }
 
 /// The time since a connection last had a request to answer.
 ///
-/// It costs a request one look at the clock. With a timer of its own for each, a publish takes a
-/// twentieth more.
+/// It costs a request one look at the clock, where a timer of its own would be made and dropped.
 struct Pause {
     opened: Instant,
     /// Milliseconds from `opened` to its beginning.

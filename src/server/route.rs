@@ -15,7 +15,7 @@ pub(super) async fn route(
     server: &Server,
     request: Request<Incoming>,
     origin: Origin,
-    alive: Alive,
+    alive: &Alive,
 ) -> Reply {
     let whole = request.uri().path().to_owned();
     let prefix = &server.pusher.settings.path_prefix;
@@ -24,11 +24,11 @@ pub(super) async fn route(
     match socket_key {
         Some(key) if is_upgrade(&request) => {
             let arrival = Arrival { secure: origin.tls || proxy_had_tls(server, &request, origin.peer.ip()) };
-            pusher::connect(&server.pusher, request, key, arrival, alive)
+            pusher::connect(&server.pusher, request, key, arrival, alive.clone())
         }
         Some(_) => http::text(StatusCode::UPGRADE_REQUIRED, "This is a WebSocket endpoint"),
         None if path.starts_with("/apps/") => rest::answer(&server.pusher, request, path).await,
-        None if is_upgrade(&request) => pusher::refuse_path(&server.pusher, request, alive),
+        None if is_upgrade(&request) => pusher::refuse_path(&server.pusher, request, alive.clone()),
         None => http::text(StatusCode::NOT_FOUND, "Not found"),
     }
 }
