@@ -154,8 +154,7 @@ impl Server {
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("where it listens");
         let address = line.trim_start_matches("fanfare: listening on http://").split(' ').next();
-        let address =
-            address.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no address: {line}"));
+        let address = address.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("not: {line}"));
         Self { child, address }
     }
 
@@ -383,6 +382,8 @@ async fn senseless_flags_are_refused_before_anything_is_connected() {
         assert_eq!(ran.code, Some(2), "{flags}: {}", ran.told);
         assert!(!ran.told.is_empty(), "{flags}");
     }
+    let ran = bench(&["suite", "--duration", "10ms"]).await;
+    assert!(ran.code == Some(2) && ran.told.contains("fanout: --duration: nothing"), "{}", ran.told);
 }
 
 #[tokio::test(flavor = "multi_thread")]

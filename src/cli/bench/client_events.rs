@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 
 use super::crowd::{Crowd, GLANCE, Seat};
 use super::failure::Failure;
@@ -53,15 +53,15 @@ pub(super) async fn client_events(run: &Rc<Run>, flags: &ClientEvents) -> Result
 
 /// Beats at a rate, from a thread of its own: the runtime's timer knows whole milliseconds only, in
 /// which several events would go out together and wait for each other.
-fn beats(rate: f64, total: u64) -> mpsc::Receiver<()> {
+/// Each says when it was due.
+fn beats(begun: Instant, rate: f64, total: u64) -> mpsc::Receiver<Instant> {
     let (beat, beats) = mpsc::channel(MISSED);
-    let begun = Instant::now();
     std::thread::spawn(move || {
         for index in 0..total {
             let due = begun + Duration::from_secs_f64(index as f64 / rate);
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
             // Nobody listens any more when the run was ended early.
-            if beat.blocking_send(()).is_err() {
+            if beat.blocking_send(due).is_err() {
                 return;
             }
         }
@@ -87,14 +87,21 @@ impl Pairs {
     async fn talk(&mut self, run: &Run, time: Duration) -> Duration {
         let begun = Instant::now();
         let total = (self.rate * time.as_secs_f64()) as u64;
-        let mut beats = beats(self.rate, total);
-        let mut turn = 0;
-        while beats.recv().await.is_some() {
+        let mut beats = beats(begun, self.rate, total);
+        let mut turns = 0;
+        while let Some(due) = beats.recv().await {
             if self.crowd.present() == 0 || begun.elapsed() > time * 2 + DRAIN {
                 break;
             }
-            self.send(run, turn).await;
-            turn = (turn + 1) % self.sequences.len();
+            let pair = (turns % self.sequences.len() as u64) as usize;
+            self.send(pair, run.clock.at(due)).await;
+            turns += 1;
+        }
+        if turns < total {
+            run.failures.add(&Failure::Late(total - turns, total));
+        } else {
+            // N events take N intervals, and not one less.
+            sleep_until((begun + time).into()).await;
         }
         let sending = begun.elapsed();
         let ended = Instant::now();
@@ -104,14 +111,16 @@ impl Pairs {
         sending
     }
 
-    async fn send(&mut self, run: &Run, pair: usize) {
+    /// Sends an event that was due at some time of the run's clock: were it the time of sending, a
+    /// server that keeps us waiting would only show in the one event that met it.
+    async fn send(&mut self, pair: usize, due: u64) {
         let (Some(sender), Some(_)) = (self.crowd.attendee(2 * pair), self.crowd.attendee(2 * pair + 1))
         else {
             return;
         };
         let mut text = format!(r#"{{"event":"client-bench","channel":"private-pair-{pair}","data":""#);
         let sequence = self.sequences[pair];
-        Marker { sent: run.clock.now(), lane: 0, sequence, channel: pair }.write(&mut text, self.size);
+        Marker { sent: due, lane: 0, sequence, channel: pair }.write(&mut text, self.size);
         text.push_str("\"}");
         self.sequences[pair] += 1;
         self.traffic.expect(1);

@@ -117,12 +117,15 @@ impl Crowd {
     pub(super) async fn leave(&self, run: &Run) {
         self.leaving.set(true);
         run.progress.begin("leaving", self.opened.get());
+        let started = Instant::now();
         let all: Vec<Attendee> = self.attendees.borrow().iter().flatten().cloned().collect();
         for attendee in all {
             attendee.writer.close();
-            attendee.writer.flush().await;
+            // Each may wait its time for a server that does not read, but not all of them.
+            if started.elapsed() < LEAVING {
+                attendee.writer.flush().await;
+            }
         }
-        let started = Instant::now();
         while self.present() > 0 && started.elapsed() < LEAVING {
             run.progress.at(self.gone.get());
             sleep(GLANCE).await;

@@ -24,6 +24,9 @@ pub(super) enum Failure {
     /// Something that was waited for did not happen.
     #[error("not in time: {0}")]
     TimedOut(&'static str),
+    /// So many of the events that a pace asked for were given up.
+    #[error("{0} of {1} events were not published in time")]
+    Late(u64, u64),
     /// The server said something that the protocol does not know.
     #[error("not understood: {0}")]
     Strange(String),

@@ -77,7 +77,7 @@ pub(super) async fn publish(run: &Rc<Run>, flags: &Publish) -> Result<Report, Fa
         sized(load)
     );
     let mut report = Report::new(if batch.is_some() { "publish-batch" } else { "publish" }, what);
-    let requests = measured.progress.answered + measured.progress.refused;
+    let requests = measured.progress.answered;
     report.put("connections", *connections);
     report.put("channels", *channels);
     report.put("subscribers", *subscribers);

@@ -1,4 +1,5 @@
-//! The marker at the front of a measured event's data: when it was sent, and its place in its order.
+//! The marker at the front of a measured event's data: when it was sent or due, and its place in
+//! its order.
 //!
 //! `@@<ns, 20 digits>:<lane, 4>:<sequence, 10>:<channel, 8>`. All widths are fixed, so a delivery is
 //! read without a JSON parser, and every event of a run has the same size.
@@ -15,7 +16,7 @@ pub(super) const LENGTH: usize = 2 + 20 + 1 + 4 + 1 + 10 + 1 + 8;
 /// What a marker says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Marker {
-    /// When the event was sent, by the clock of the run.
+    /// When the event was sent, or was due when it had a time, by the clock of the run.
     pub(super) sent: u64,
     /// The publisher within the channel: an order is only defined among the events of one lane.
     pub(super) lane: usize,

@@ -152,16 +152,20 @@ impl Mode {
             Self::Fanout(flags)
                 if !flags.saturate && flags.rate * flags.load.duration.as_secs_f64() < 1.0 =>
             {
-                Err("--rate: nothing would be published within --duration".to_owned())
+                Err(format!("--duration: nothing would be published in it at {} events/s", flags.rate))
             }
             Self::ClientEvents(flags)
                 if flags.rate * f64::from(flags.pairs) * flags.load.duration.as_secs_f64() < 1.0 =>
             {
-                Err("--rate: nothing would be sent within --duration".to_owned())
+                Err(format!("--duration: nothing would be sent in it at {} events/s each", flags.rate))
             }
             Self::Publish(flags) if u64::from(flags.channels) * u64::from(flags.subscribers) > 200_000 => {
                 Err("--subscribers: more than 200000 sockets on all --channels together".to_owned())
             }
+            Self::Suite(flags) => flags
+                .modes()
+                .iter()
+                .try_for_each(|mode| mode.check().map_err(|problem| format!("{}: {problem}", mode.name()))),
             _ => Ok(()),
         }
     }

@@ -21,6 +21,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 const MAX_LATE: Duration = Duration::from_secs(10);
 /// How long saturating waits for deliveries before it takes them for lost.
 const STALLED: Duration = Duration::from_millis(500);
+/// How late the runtime's timer may be, which knows whole milliseconds only.
+const TICK: Duration = Duration::from_millis(2);
 /// A publisher that finds nobody so often in a row ends the run.
 const MAX_UNREACHABLE: u32 = 3;
 
@@ -62,9 +64,21 @@ pub(super) struct Progressed {
     pub(super) over: bool,
 }
 
+impl Progressed {
+    /// How often it was published, with success or without.
+    fn turns(&self) -> u64 {
+        self.answered + self.refused
+    }
+}
+
 /// How many publishers one channel has at most, each with an order of its own.
 pub(super) fn lanes(publishers: usize, channels: usize) -> usize {
     publishers.div_ceil(channels.max(1)).max(1)
+}
+
+/// How many events a pace asks for.
+fn asked(rate: f64, time: Duration) -> u64 {
+    (rate * time.as_secs_f64()) as u64
 }
 
 impl Publishing {
@@ -87,12 +101,19 @@ impl Publishing {
         publishers: Vec<Publisher>,
         time: Duration,
     ) -> Vec<Publisher> {
-        let started = Instant::now();
+        let (started, before) = (Instant::now(), self.progress.get().turns());
         let mut tasks = JoinSet::new();
         for publisher in publishers {
             tasks.spawn_local(publisher.go(Rc::clone(self), started, time));
         }
-        tasks.join_all().await
+        let publishers = tasks.join_all().await;
+        if let Pace::Every(rate) = self.pace {
+            let (asked, turns) = (asked(rate, time), self.progress.get().turns() - before);
+            if turns < asked {
+                self.run.failures.add(&Failure::Late(asked - turns, asked));
+            }
+        }
+        publishers
     }
 
     /// Waits for what is still on its way.
@@ -111,23 +132,38 @@ impl Publishing {
         self.progress.set(Progressed { over: self.progress.get().over, ..Progressed::default() });
     }
 
-    /// Waits for the `turn`th time to publish; says whether there is one.
-    async fn next(&self, number: usize, turn: u64, started: Instant, time: Duration) -> bool {
+    /// Waits for the `turn`th time to publish, if there is one. Returns the latest time that may
+    /// stand in its events, by the clock of the run.
+    async fn next(&self, number: usize, turn: u64, started: Instant, time: Duration) -> Option<u64> {
         match self.pace {
             Pace::Every(rate) => {
                 let index = turn * self.count as u64 + number as u64;
-                if index >= (rate * time.as_secs_f64()) as u64 {
-                    return false;
-                }
-                sleep_until((started + Duration::from_secs_f64(index as f64 / rate)).into()).await;
-                started.elapsed() < time + MAX_LATE
+                return self.due(rate, index, started, time).await;
             }
             Pace::Outstanding(most) => {
-                self.traffic.room(most, &self.given_up, STALLED).await;
-                started.elapsed() < time
+                self.traffic.room(most, &self.given_up, STALLED, started + time).await;
             }
-            Pace::Answered => started.elapsed() < time,
+            Pace::Answered => {}
         }
+        (started.elapsed() < time).then_some(u64::MAX)
+    }
+
+    /// The same when there is a pace.
+    async fn due(&self, rate: f64, index: u64, started: Instant, time: Duration) -> Option<u64> {
+        if index >= asked(rate, time) {
+            // N events take N intervals, and not one less.
+            sleep_until((started + time).into()).await;
+            return None;
+        }
+        let due = started + Duration::from_secs_f64(index as f64 / rate);
+        // When the time has passed already, the server kept us waiting, and latency counts from when
+        // the event was due: else a stall would only show in the one event that met it.
+        let mut latest = due;
+        if Instant::now() < due {
+            sleep_until(due.into()).await;
+            latest += TICK;
+        }
+        (started.elapsed() < time + MAX_LATE).then(|| self.run.clock.at(latest))
     }
 
     fn note(&self, answer: Result<(), Failure>, deliveries: u64) -> bool {
@@ -139,9 +175,13 @@ impl Publishing {
             }
             Err(failure) => {
                 progress.refused += 1;
-                self.traffic.unexpect(deliveries);
                 self.run.failures.add(&failure);
-                matches!(failure, Failure::Status(..))
+                let reached = matches!(failure, Failure::Status(..));
+                // Without an answer nobody knows whether it was published.
+                if reached {
+                    self.traffic.unexpect(deliveries);
+                }
+                reached
             }
         };
         self.progress.set(progress);
@@ -180,9 +220,10 @@ impl Publisher {
 
     async fn go(mut self, plan: Rc<Publishing>, started: Instant, time: Duration) -> Self {
         let (mut turn, mut unreachable) = (0, 0);
-        while !plan.progress.get().over && plan.next(self.number, turn, started, time).await {
+        while !plan.progress.get().over {
+            let Some(latest) = plan.next(self.number, turn, started, time).await else { break };
             turn += 1;
-            if self.publish(&plan).await {
+            if self.publish(&plan, latest).await {
                 unreachable = 0;
                 continue;
             }
@@ -195,22 +236,24 @@ impl Publisher {
     }
 
     /// Publishes once; says whether the server was reached.
-    async fn publish(&mut self, plan: &Publishing) -> bool {
+    async fn publish(&mut self, plan: &Publishing, latest: u64) -> bool {
         // Before the time is taken that stands in the event: a new connection is no part of it.
         if let Err(failure) = self.api.ready().await {
             return plan.note(Err(failure), 0);
         }
-        let (body, deliveries) = self.body(plan);
+        let (body, deliveries) = self.body(plan, latest);
         let sent = plan.run.clock.now();
         let what = if plan.batch.is_some() { "batch_events" } else { "events" };
         plan.traffic.expect(deliveries);
         let answer = self.api.post(what, &body).await;
-        plan.requests.borrow_mut().add(plan.run.clock.now() - sent);
+        if answer.is_ok() {
+            plan.requests.borrow_mut().add(plan.run.clock.now() - sent);
+        }
         plan.note(answer, deliveries)
     }
 
     /// The body of a request, and the deliveries that have to follow from it.
-    fn body(&mut self, plan: &Publishing) -> (String, u64) {
+    fn body(&mut self, plan: &Publishing, latest: u64) -> (String, u64) {
         let events = plan.batch.unwrap_or(1);
         let mut body = String::with_capacity((plan.size + 96) * events as usize + 16);
         if plan.batch.is_some() {
@@ -221,7 +264,7 @@ impl Publisher {
             if n > 0 {
                 body.push(',');
             }
-            deliveries += self.event(plan, &mut body);
+            deliveries += self.event(plan, latest, &mut body);
         }
         if plan.batch.is_some() {
             body.push_str("]}");
@@ -229,13 +272,13 @@ impl Publisher {
         (body, deliveries)
     }
 
-    fn event(&mut self, plan: &Publishing, body: &mut String) -> u64 {
+    fn event(&mut self, plan: &Publishing, latest: u64, body: &mut String) -> u64 {
         let (channel, sequence) = &mut self.channels[self.next];
         body.push_str("{\"name\":\"bench\",\"channel\":\"");
         body.push_str(plan.prefix);
         body.push_str(&channel.to_string());
         body.push_str("\",\"data\":\"");
-        let (sent, lane) = (plan.run.clock.now(), self.lane);
+        let (sent, lane) = (plan.run.clock.now().min(latest), self.lane);
         Marker { sent, lane, sequence: *sequence, channel: *channel }.write(body, plan.size);
         body.push_str("\"}");
         *sequence += 1;

@@ -19,7 +19,7 @@ use super::failure::{Failure, Failures};
 use super::target::Target;
 use super::wire;
 
-/// How long a connection, an upgrade or a subscription may take.
+/// How long a connection, an upgrade, a subscription or the writing of a frame may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest head of an answer.
 const MAX_HEAD: usize = 16 * 1024;
@@ -91,10 +91,9 @@ impl Socket {
         let upgrading = timeout(PATIENCE, upgrade(&mut stream, &request));
         let rest = upgrading.await.map_err(|_| Failure::TimedOut("an upgrade"))??;
         let (half, out) = stream.into_split();
-        let writer = Rc::new(Writer::new(out));
-        let (buffer, failures) = (buffer.clone(), Rc::clone(failures));
-        let reader =
-            Reader { half, unread: !rest.is_empty(), rest, buffer, writer: Rc::clone(&writer), failures };
+        let writer = Rc::new(Writer::new(out, Rc::clone(failures)));
+        let (buffer, unread) = (buffer.clone(), !rest.is_empty());
+        let reader = Reader { half, unread, rest, buffer, writer: Rc::clone(&writer) };
         let mut socket = Self { id: String::new(), writer, reader };
         socket.id = socket.await_answer("pusher:connection_established", socket_id).await??;
         Ok(socket)
@@ -207,7 +206,6 @@ struct Reader {
     unread: bool,
     buffer: SharedBuffer,
     writer: Rc<Writer>,
-    failures: Rc<Failures>,
 }
 
 impl Reader {
@@ -288,7 +286,9 @@ impl Reader {
                 Seen::Other if contains(payload, "\"pusher:ping\"") => {
                     self.writer.send(r#"{"event":"pusher:pong","data":{}}"#);
                 }
-                Seen::Other if is_error(payload) => self.failures.add(&Failure::from_error_event(payload)),
+                Seen::Other if is_error(payload) => {
+                    self.writer.failures.add(&Failure::from_error_event(payload));
+                }
                 Seen::Other => {}
             },
         }
@@ -302,11 +302,12 @@ pub(super) struct Writer {
     half: OwnedWriteHalf,
     waiting: RefCell<Vec<u8>>,
     mask: Cell<u32>,
+    failures: Rc<Failures>,
 }
 
 impl Writer {
-    fn new(half: OwnedWriteHalf) -> Self {
-        Self { half, waiting: RefCell::default(), mask: Cell::new(0x9d3b_71c5) }
+    fn new(half: OwnedWriteHalf, failures: Rc<Failures>) -> Self {
+        Self { half, waiting: RefCell::default(), mask: Cell::new(0x9d3b_71c5), failures }
     }
 
     /// Sends an event.
@@ -336,8 +337,20 @@ impl Writer {
         }
     }
 
-    /// Waits until everything has gone out.
+    /// Waits until everything has gone out. A server that does not read is a failure, and what
+    /// still waits for it is dropped.
     pub(super) async fn flush(&self) {
+        self.flush_within(PATIENCE).await;
+    }
+
+    async fn flush_within(&self, patience: Duration) {
+        if timeout(patience, self.drain()).await.is_err() {
+            self.waiting.borrow_mut().clear();
+            self.failures.add(&Failure::TimedOut("the writing of a frame"));
+        }
+    }
+
+    async fn drain(&self) {
         while !self.waiting.borrow().is_empty() && self.half.writable().await.is_ok() {
             let mut waiting = self.waiting.borrow_mut();
             match self.half.try_write(&waiting) {
@@ -352,6 +365,23 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_does_not_read_is_not_waited_for_for_ever() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let stream = connect(listener.local_addr().expect("its address"), None).await.expect("a connection");
+        let (_silent, _) = listener.accept().await.expect("the same");
+        let failures: Rc<Failures> = Rc::default();
+        let (_in, out) = stream.into_split();
+        let writer = Writer::new(out, Rc::clone(&failures));
+        // More than any kernel takes for somebody who does not read.
+        for _ in 0..1000 {
+            writer.send(&"x".repeat(64 * 1024));
+        }
+        writer.flush_within(Duration::from_millis(1)).await;
+        assert!(writer.waiting.borrow().is_empty());
+        assert_eq!(failures.first().as_deref(), Some("not in time: the writing of a frame"));
+    }
 
     #[test]
     fn ids_are_found_however_the_data_is_written() {

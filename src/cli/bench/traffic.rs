@@ -25,7 +25,12 @@ impl Clock {
 
     /// Now.
     pub(super) fn now(&self) -> u64 {
-        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        self.at(Instant::now())
+    }
+
+    /// Some other moment; the beginning for any before it.
+    pub(super) fn at(&self, moment: Instant) -> u64 {
+        u64::try_from(moment.saturating_duration_since(self.0).as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
@@ -114,19 +119,20 @@ impl Traffic {
         Seen::Expected
     }
 
-    /// Waits until fewer than `most` deliveries are missing, or until none has come for `patience`.
-    /// What is missing then is given up as lost.
-    pub(super) async fn room(&self, most: u64, given_up: &Cell<u64>, patience: Duration) {
+    /// Waits until fewer than `most` deliveries are missing, or until none has come for `patience`,
+    /// or until the `end`. What is missing after `patience` is given up as lost until it does come.
+    pub(super) async fn room(&self, most: u64, given_up: &Cell<u64>, patience: Duration, end: Instant) {
         loop {
+            given_up.set(given_up.get().min(self.lost()));
             let settled = self.expected.get().saturating_sub(given_up.get());
-            if settled < self.received.get() + most {
+            let left = end.saturating_duration_since(Instant::now());
+            if settled < self.received.get() + most || left.is_zero() {
                 return;
             }
             self.wanted.set(self.wanted.get().min((settled + 1).saturating_sub(most)));
             let before = self.received.get();
-            if tokio::time::timeout(patience, self.arrived.notified()).await.is_err()
-                && self.received.get() == before
-            {
+            let silent = tokio::time::timeout(patience.min(left), self.arrived.notified()).await.is_err();
+            if silent && patience <= left && self.received.get() == before {
                 given_up.set(self.expected.get().saturating_sub(before));
             }
         }
@@ -162,7 +168,7 @@ impl Traffic {
         self.misdirected.get()
     }
 
-    /// From just before an event was sent to its delivery.
+    /// From just before an event was sent, or from when it was due, to its delivery.
     pub(super) fn latency(&self) -> Times {
         self.latency.borrow().clone()
     }
@@ -277,9 +283,18 @@ mod tests {
         let traffic = Traffic::new(Clock::start());
         let given_up = Cell::new(0);
         traffic.expect(2);
-        traffic.room(3, &given_up, Duration::from_secs(1)).await;
+        let (brief, long) = (Duration::from_millis(1), Duration::from_secs(3600));
+        let (now, never) = (Instant::now(), Instant::now() + long);
+        traffic.room(3, &given_up, long, never).await;
+        // The end of the run says nothing about what is missing.
+        traffic.room(2, &given_up, long, now).await;
         assert_eq!(given_up.get(), 0);
-        traffic.room(2, &given_up, Duration::from_millis(1)).await;
+        traffic.room(2, &given_up, brief, never).await;
         assert_eq!(given_up.get(), 2);
+        // What comes after all is not given up any more.
+        let mut place = Place::new(0, 1);
+        traffic.take(&frame(u64::MAX, 0, 0), &mut place);
+        traffic.room(2, &given_up, long, never).await;
+        assert_eq!(given_up.get(), 1);
     }
 }
