@@ -8,6 +8,10 @@ use hyper::body::{Body, Incoming};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 
+/// Bytes of a body above which a reply is its connection's last: a connection keeps the buffer of its
+/// largest reply for as long as it lives.
+const KEPT_BUFFER: usize = 256 * 1024;
+
 /// What the broker answers.
 pub type Reply = Response<Full<Bytes>>;
 
@@ -25,12 +29,13 @@ pub fn text(status: StatusCode, line: &str) -> Reply {
     reply(status, HeaderValue::from_static("text/plain; charset=utf-8"), body.into())
 }
 
-/// A reply of any content type.
+/// A reply of any content type. A large one ends the connection.
 pub fn reply(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Reply {
+    let is_large = body.len() > KEPT_BUFFER;
     let mut reply = Response::new(Full::new(body));
     *reply.status_mut() = status;
     reply.headers_mut().insert(CONTENT_TYPE, content_type);
-    reply
+    if is_large { last(reply) } else { reply }
 }
 
 /// Makes `reply` the connection's last: what the client still sends is not worth reading.
@@ -78,4 +83,20 @@ async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes, BodyError> {
         }
     }
     Ok(if joined.is_empty() { whole } else { joined.freeze() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_large_reply_ends_its_connection() {
+        for (len, ends) in [(2, false), (KEPT_BUFFER, false), (KEPT_BUFFER + 1, true)] {
+            assert_eq!(
+                json(StatusCode::OK, vec![b' '; len]).headers().contains_key(CONNECTION),
+                ends,
+                "{len}"
+            );
+        }
+    }
 }
