@@ -6,17 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::{Alive, Origin, Server, route, stopped};
+use crate::http::Reply;
 
 /// What one connection may buffer of a request: its headers, or a piece of its body.
 const MAX_HTTP_BUFFER: usize = 64 * 1024;
@@ -82,10 +82,7 @@ struct Context {
     pause: Pause,
 }
 
-async fn answer(
-    context: Arc<Context>,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(context: Arc<Context>, request: Request<Incoming>) -> Result<Reply, Infallible> {
     context.pause.end();
     let reply = route::route(&context.server, request, context.origin, &context.alive).await;
     context.pause.begin_again();
