@@ -106,6 +106,8 @@ impl Broker {
         let pusher = &self.server.pusher;
         tasks.spawn(liveness::sweep(Arc::clone(&pusher.sockets), self.sweep_period));
         tasks.spawn(expire_cache(Arc::clone(&pusher.hub)));
+        let hub = Arc::clone(&pusher.hub);
+        tasks.spawn(async move { hub.keep_agenda().await });
         stop.await;
         if server::drain(&self.server, &stopping, alive, ended, self.shutdown_grace).await {
             Ok(())

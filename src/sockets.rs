@@ -1,10 +1,12 @@
-//! The table of open sockets, by app. Quotas, liveness, drain and metrics all read this one.
+//! The table of open sockets, by app. Quotas, authorisation in time, liveness, drain and metrics all read this one.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use dashmap::DashMap;
+use parking_lot::Mutex;
 
 use crate::mailbox::Mailbox;
 use crate::model::app::{App, AppId};
@@ -20,14 +22,27 @@ pub struct Sockets {
 
 struct AppSockets {
     app: Arc<App>,
+    /// Those that count against the quota.
     taken: AtomicUsize,
     open: DashMap<SocketId, Arc<Mailbox>>,
+    /// Those that have to authorise something, by when.
+    unauthorized: Mutex<BTreeMap<(u64, SocketId), Arc<Mailbox>>>,
 }
 
 /// A place in the table. Dropping it gives the place back.
 pub struct Place {
     app: Arc<AppSockets>,
     id: SocketId,
+    standing: Standing,
+}
+
+/// What a place is counted as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// One of the sockets that the app may have.
+    Taken,
+    /// Not yet; something has to be authorised by this time.
+    Until(u64),
 }
 
 impl Place {
@@ -35,12 +50,65 @@ impl Place {
     pub fn id(&self) -> SocketId {
         self.id
     }
+
+    /// The socket has been authorised for something: from now on it counts against the quota, and
+    /// has all the time in the world.
+    ///
+    /// # Errors
+    /// When the app's quota is used up.
+    pub fn authorize(&mut self) -> Result<(), NoPlace> {
+        let Standing::Until(deadline) = self.standing else { return Ok(()) };
+        self.app.take_quota()?;
+        self.standing = Standing::Taken;
+        self.app.unauthorized.lock().remove(&(deadline, self.id));
+        Ok(())
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.app.open.remove(&self.id);
-        self.app.taken.fetch_sub(1, Ordering::AcqRel);
+        match self.standing {
+            Standing::Taken => {
+                self.app.taken.fetch_sub(1, Ordering::AcqRel);
+            }
+            Standing::Until(deadline) => {
+                self.app.unauthorized.lock().remove(&(deadline, self.id));
+            }
+        }
+    }
+}
+
+impl AppSockets {
+    fn new(app: &Arc<App>) -> Self {
+        Self {
+            app: Arc::clone(app),
+            taken: AtomicUsize::new(0),
+            open: DashMap::new(),
+            unauthorized: Mutex::default(),
+        }
+    }
+
+    fn take_quota(&self) -> Result<(), NoPlace> {
+        let quota = self.app.limits.max_connections;
+        let free = |taken: usize| (quota == 0 || taken < quota).then_some(taken + 1);
+        let taken = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, free);
+        taken.map(drop).map_err(|_| NoPlace::OverQuota)
+    }
+
+    /// A socket that has to authorise something does not count before it has; but where no other
+    /// could be counted, it need not try.
+    fn stand(&self, now_ms: u64) -> Result<Standing, NoPlace> {
+        let App { features, limits, .. } = &*self.app;
+        if !features.authorized_connections {
+            return self.take_quota().map(|()| Standing::Taken);
+        }
+        let quota = limits.max_connections;
+        if quota > 0 && self.taken.load(Ordering::Acquire) >= quota {
+            return Err(NoPlace::OverQuota);
+        }
+        let timeout = u64::try_from(limits.authorization_timeout.as_millis()).unwrap_or(u64::MAX);
+        Ok(Standing::Until(now_ms.saturating_add(timeout)))
     }
 }
 
@@ -76,13 +144,9 @@ impl Sockets {
             return Err(NoPlace::Stopping);
         }
         let table = self.table(app);
-        let quota = app.limits.max_connections;
-        let free = |taken: usize| (quota == 0 || taken < quota).then_some(taken + 1);
-        if table.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, free).is_err() {
-            return Err(NoPlace::OverQuota);
-        }
+        let standing = table.stand(self.now_ms())?;
         // From here on dropping it gives the place back, whatever happens.
-        let mut place = Place { app: table, id: SocketId::NOBODY };
+        let mut place = Place { app: table, id: SocketId::NOBODY, standing };
         while place.id == SocketId::NOBODY || place.app.open.contains_key(&place.id) {
             place.id = SocketId::draw().map_err(|_| NoPlace::NoId)?;
         }
@@ -93,9 +157,7 @@ impl Sockets {
         if let Some(table) = self.apps.get(&app.id) {
             return Arc::clone(&table);
         }
-        let new = || {
-            Arc::new(AppSockets { app: Arc::clone(app), taken: AtomicUsize::new(0), open: DashMap::new() })
-        };
+        let new = || Arc::new(AppSockets::new(app));
         Arc::clone(&self.apps.entry(Arc::clone(&app.id)).or_insert_with(new))
     }
 
@@ -112,10 +174,30 @@ impl Sockets {
     /// Enters the socket of a place in the table.
     pub fn take(&self, place: &Place, mailbox: Arc<Mailbox>) {
         place.app.open.insert(place.id, Arc::clone(&mailbox));
+        if let Standing::Until(deadline) = place.standing {
+            place.app.unauthorized.lock().insert((deadline, place.id), Arc::clone(&mailbox));
+        }
         // One that came while all others were being closed must not be missed.
         if self.are_stopping() {
             mailbox.close(CloseReason::Stopping);
         }
+    }
+
+    /// Begins the end of sockets that have authorised nothing in time.
+    pub fn close_unauthorized(&self) {
+        let now = self.now_ms();
+        let tables: Vec<_> = self.apps.iter().map(|entry| Arc::clone(&entry)).collect();
+        for table in tables {
+            let mut unauthorized = table.unauthorized.lock();
+            while let Some(first) = unauthorized.first_entry().filter(|first| first.key().0 <= now) {
+                first.remove().close(CloseReason::Unauthorized);
+            }
+        }
+    }
+
+    /// How many open sockets have still to authorise something.
+    pub fn unauthorized(&self) -> usize {
+        self.apps.iter().map(|table| table.unauthorized.lock().len()).sum()
     }
 
     /// Gives no places any more, and begins the end of every open socket.
@@ -132,8 +214,7 @@ impl Sockets {
 
     /// How many sockets each app has open.
     pub fn counts(&self) -> Vec<(AppId, usize)> {
-        let count = |table: &AppSockets| table.taken.load(Ordering::Acquire);
-        self.apps.iter().map(|entry| (Arc::clone(entry.key()), count(&entry))).collect()
+        self.apps.iter().map(|entry| (Arc::clone(entry.key()), entry.open.len())).collect()
     }
 
     /// How many sockets are open.

@@ -248,7 +248,10 @@ impl Stage {
             Some(channel) => APP.auth(&socket_id(name), channel, None),
             None => {
                 let message: Value = serde_json::from_str(&text).expect("AUTH stands in a JSON message");
-                let channel = message["data"]["channel"].as_str().expect("AUTH stands beside a channel");
+                if let Some(user) = message["data"]["user_data"].as_str() {
+                    return APP.user_auth(&socket_id(name), user);
+                }
+                let channel = message["data"]["channel"].as_str().unwrap_or_default();
                 APP.auth(&socket_id(name), channel, message["data"]["channel_data"].as_str())
             }
         })

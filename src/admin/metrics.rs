@@ -48,8 +48,10 @@ impl Live {
         for (app, count) in self.0.sockets.counts() {
             ConstGauge::new(count as i64).encode(sockets.encode_family(&[("app", app.as_ref())])?)?;
         }
-        let (mut channels, mut subscriptions, mut members) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut channels, mut subscriptions) = (Vec::new(), Vec::new());
+        let (mut members, mut users) = (Vec::new(), Vec::new());
         self.0.hub.each_app(|id, hub| {
+            users.push((Arc::clone(id), hub.signed_in()));
             let (occupied, counts) = hub.totals();
             channels.push((Arc::clone(id), occupied));
             subscriptions.push((Arc::clone(id), counts.subscriptions));
@@ -59,6 +61,7 @@ impl Live {
             ("channels", "Occupied channels", channels),
             ("subscriptions", "Sockets in channels, each once for every channel", subscriptions),
             ("members", "Users in presence channels, each once for every channel", members),
+            ("users", "Signed-in users", users),
         ] {
             let mut gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for (app, value) in values {
@@ -71,6 +74,23 @@ impl Live {
         {
             let gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(value as i64).encode(gauge)?;
+        }
+        self.encode_tables(encoder)
+    }
+
+    /// All are 0 when nobody is connected and nothing is cached: a leak would show here.
+    fn encode_tables(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let tables = self.0.hub.tables();
+        let help = "Entries of the broker's tables";
+        let mut gauge = encoder.encode_descriptor("table_entries", help, None, MetricType::Gauge)?;
+        for (table, entries) in [
+            ("sockets", self.0.sockets.count()),
+            ("unauthorized_sockets", self.0.sockets.unauthorized()),
+            ("channels", tables.channels),
+            ("users", tables.users),
+            ("jobs", tables.jobs),
+        ] {
+            ConstGauge::new(entries as i64).encode(gauge.encode_family(&[("table", table)])?)?;
         }
         Ok(())
     }

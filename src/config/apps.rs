@@ -71,17 +71,14 @@ fn limits(section: &Section<'_>, base: &Limits) -> Limits {
     let count = |key, default| section.number(key, default, 1..=COUNT);
     let items = |key, default| section.number(key, default, 1..=ITEMS);
     let length = |key, default| section.number(key, default, 1..=LENGTH);
+    let rate = |key, default| section.number(key, default, 0..=1_000_000);
     let bytes = |key, default| section.size(key, default, *BYTES.start()..=EVENT_BYTES);
     // Clients are told whole seconds; 0 would have them ping without end.
     let activity = Duration::from_secs(1)..=*WAIT.end();
     Limits {
         max_connections: section.number("max_connections", base.max_connections, 0..=COUNT),
         max_channels_per_connection: count("max_channels_per_connection", base.max_channels_per_connection),
-        client_events_per_second: section.number(
-            "client_events_per_second",
-            base.client_events_per_second,
-            0..=1_000_000,
-        ),
+        client_events_per_second: rate("client_events_per_second", base.client_events_per_second),
         max_event_bytes: bytes("max_event_bytes", base.max_event_bytes),
         max_event_name_length: length("max_event_name_length", base.max_event_name_length),
         max_channel_name_length: length("max_channel_name_length", base.max_channel_name_length),
@@ -93,6 +90,8 @@ fn limits(section: &Section<'_>, base: &Limits) -> Limits {
         activity_timeout: section.duration("activity_timeout", base.activity_timeout, activity),
         pong_timeout: section.duration("pong_timeout", base.pong_timeout, WAIT),
         webhook_delay: section.duration("webhook_delay", base.webhook_delay, DELAY),
+        authorization_timeout: section.duration("authorization_timeout", base.authorization_timeout, WAIT),
+        offline_delay: section.duration("offline_delay", base.offline_delay, DELAY),
     }
 }
 

@@ -33,16 +33,9 @@ fn not_served_yet(config: &Config, reading: &Reading) -> Vec<String> {
     }
     let mut warnings = Vec::new();
     for (i, app) in config.apps.iter().enumerate() {
-        if app.features.authorized_connections {
-            refuse(&format!("apps[{i}].features.authorized_connections"), "true is");
+        if !app.webhooks.is_empty() {
+            warnings.push(format!("apps[{i}].webhooks: has no effect in this version yet"));
         }
-        let ignored = [
-            ("features.subscription_count", app.features.subscription_count),
-            ("features.watchlist_events", app.features.watchlist_events),
-            ("webhooks", !app.webhooks.is_empty()),
-        ];
-        let set = ignored.iter().filter(|(_, set)| *set);
-        warnings.extend(set.map(|(key, _)| format!("apps[{i}].{key}: has no effect in this version yet")));
     }
     warnings
 }

@@ -2,13 +2,16 @@
 //! belongs together is decided under one short lock.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
+use super::agenda::Job;
 use super::cache::Cached;
+use super::counting::{Counting, Tell};
 use super::fanout::{Idle, Seat, Segment, Subscriber};
 use super::format::Published;
 use super::presence::{Joined, Left, Members};
@@ -38,9 +41,21 @@ struct State {
     subscribers: usize,
     /// Nearly always one.
     segments: SmallVec<[Arc<Segment>; 1]>,
-    // In boxes, since most channels have neither.
+    // In boxes, since most channels have none of them.
     members: Option<Box<Members>>,
     cached: Option<Box<Cached>>,
+    counting: Option<Box<Counting>>,
+}
+
+/// How somebody subscribes.
+#[derive(Debug, Clone, Default)]
+pub struct Terms {
+    /// The member that it is, in presence channels.
+    pub member: Option<Member>,
+    /// Users that a presence channel may have.
+    pub max_members: usize,
+    /// Subscribers are told how many they are.
+    pub counted: bool,
 }
 
 /// A socket's place in a channel, held by its session. It must be ended, not dropped.
@@ -94,7 +109,8 @@ impl Channel {
         let Some(ttl) = cache_for else { return Some(state.append(Published::new(event).into())) };
         let published = Arc::new(Published::new(event.detached()));
         let old = state.cached.take().map(|old| *old);
-        let cached = app.shared.cache.enter(app, Arc::clone(&published), Instant::now() + ttl, old);
+        let cached =
+            app.shared.cache.enter(app, Arc::clone(&published), std::time::Instant::now() + ttl, old);
         state.cached = Some(Box::new(cached));
         Some(state.append(published))
     }
@@ -104,15 +120,16 @@ impl Channel {
         self: &Arc<Self>,
         shared: &Shared,
         subscriber: &Subscriber,
-        member: Option<&(Member, usize)>,
+        terms: &Terms,
         prefix: &mut Option<impl FnOnce(&Snapshot<'_>)>,
     ) -> Result<Option<(Subscription, Idle)>, NotSubscribed> {
         let mut state = self.state.lock();
         if state.retired {
             return Ok(None);
         }
-        let idle = match member {
-            Some((member, limit)) => self.join(&mut state, shared, subscriber, member, *limit)?,
+        let member = terms.member.as_ref();
+        let mut idle = match member {
+            Some(member) => self.join(&mut state, shared, subscriber, member, terms.max_members)?,
             None => Idle::new(),
         };
         let id = shared.next_seat();
@@ -123,8 +140,12 @@ impl Channel {
             let cached = cached.map(|event| event.frame(subscriber.format, &shared.formats).clone());
             prefix(&Snapshot { members: state.members.as_deref(), cached });
         }
+        if terms.counted {
+            state.counting.get_or_insert_default();
+        }
+        idle.extend(self.count(&mut state, shared));
         let channel = Arc::clone(self);
-        let user_id = member.map(|(member, _)| Arc::clone(&member.user_id));
+        let user_id = member.map(|member| Arc::clone(&member.user_id));
         Ok(Some((Subscription { channel, segment, slot, user_id }, idle)))
     }
 
@@ -148,16 +169,46 @@ impl Channel {
             Joined::First => {
                 let (user_id, user_info) = (Arc::clone(&member.user_id), member.user_info.clone());
                 let body = Body::MemberAdded { user_id, user_info };
-                Ok(self.announce(state, shared, socket, body))
+                Ok(self.announce(state, shared, Origin::Socket(socket), body))
             }
         }
     }
 
-    fn announce(&self, state: &mut State, shared: &Shared, who: SocketId, body: Body) -> Idle {
+    /// Tells the subscribers how many they are, if that is due.
+    fn count(self: &Arc<Self>, state: &mut State, shared: &Shared) -> Idle {
+        self.count_by(Counting::changed, state, shared)
+    }
+
+    /// The same, when the agenda comes to this channel.
+    pub(super) fn count_due(self: &Arc<Self>, shared: &Shared) -> Idle {
+        self.count_by(Counting::due, &mut self.state.lock(), shared)
+    }
+
+    fn count_by(
+        self: &Arc<Self>,
+        ask: impl FnOnce(&mut Counting, usize, bool, Instant) -> Tell,
+        state: &mut State,
+        shared: &Shared,
+    ) -> Idle {
+        let has_space = state.has_space(shared.settings.max_queue_bytes);
+        let (count, retired) = (state.subscribers, state.retired);
+        let Some(counting) = state.counting.as_deref_mut().filter(|_| !retired) else {
+            return Idle::new();
+        };
+        match ask(counting, count, has_space, Instant::now()) {
+            Tell::Now => self.announce(state, shared, Origin::Broker, Body::SubscriptionCount { count }),
+            Tell::At(time) => {
+                shared.agenda.add(time, Job::Count(Arc::clone(self)));
+                Idle::new()
+            }
+            Tell::Nothing => Idle::new(),
+        }
+    }
+
+    fn announce(&self, state: &mut State, shared: &Shared, origin: Origin, body: Body) -> Idle {
         if state.subscribers == 0 {
             return Idle::new();
         }
-        let origin = Origin::Socket(who);
         let event = shared.event(&self.name, Draft { origin, except: None, body, cache_for: None });
         state.append(Published::new(event).into())
     }
@@ -236,8 +287,9 @@ impl Subscription {
             && members.leave(user_id, socket) == Left::Last
         {
             let body = Body::MemberRemoved { user_id: Arc::clone(user_id) };
-            idle = self.channel.announce(&mut state, shared, socket, body);
+            idle = self.channel.announce(&mut state, shared, Origin::Socket(socket), body);
         }
+        idle.extend(self.channel.count(&mut state, shared));
         (self.channel.name.clone(), idle, state.is_vacant())
     }
 

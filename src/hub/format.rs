@@ -5,11 +5,15 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use crate::model::event::Event;
+use crate::model::member::UserId;
 
 /// One wire form of events.
 pub trait Format: Send + Sync {
     /// The event as a ready-to-write frame.
     fn encode(&self, event: &Event) -> Bytes;
+
+    /// A frame for who watches these users: some are online, some offline.
+    fn encode_watched(&self, online: &[UserId], offline: &[UserId]) -> Bytes;
 }
 
 /// How many wire forms there can be.

@@ -1,14 +1,17 @@
-//! The hub: channels, their subscribers, and the way of an event from whoever publishes it to
+//! The hub: channels, their subscribers, users, and the way of an event from whoever publishes it to
 //! every mailbox. It knows no protocol and no transport; doors give it a [`Format`] and mailboxes.
 //!
 //! Reading order: this file (publish, subscribe, queries) → `channel` (what happens under a
-//! channel's lock) → `fanout` (segments, runners and rounds) → `presence` and `cache`.
+//! channel's lock) → `fanout` (segments, runners and rounds) → `presence`, `cache` and `counting`;
+//! then `users` (who is signed in) → `watch` (who is told), and `agenda` (what is done later).
 //!
 //! Locks are short, never held over an await, and taken in this order:
-//! map entry → channel → segment → mailbox. The cache index comes after the channel.
+//! map entry → channel → segment → mailbox. The cache index and the agenda come after the channel.
 
+mod agenda;
 mod cache;
 mod channel;
+mod counting;
 mod fanout;
 mod format;
 mod presence;
@@ -16,6 +19,8 @@ mod queries;
 mod space;
 #[cfg(test)]
 mod tests;
+mod users;
+mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,21 +28,25 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 
-pub use self::channel::{NotSubscribed, Snapshot, Subscription};
+pub use self::channel::{NotSubscribed, Snapshot, Subscription, Terms};
 pub use self::fanout::{Budget, Subscriber};
 pub use self::format::{Format, FormatId, Formats};
 pub use self::presence::Members;
-pub use self::queries::{CachedEvent, Counts};
+pub use self::queries::{CachedEvent, Counts, Tables};
+pub use self::users::SignIn;
+pub use self::watch::Watch;
 
+use self::agenda::Agenda;
 use self::cache::CacheIndex;
 use self::channel::Channel;
 use self::space::Space;
+use self::users::User;
 use crate::mailbox::SeatId;
 use crate::metrics::Metrics;
 use crate::model::app::AppId;
 use crate::model::channel::ChannelName;
 use crate::model::event::{Body, Event, EventIds, Origin, now_ms};
-use crate::model::member::Member;
+use crate::model::member::UserId;
 use crate::model::socket::SocketId;
 
 /// What bounds the hub.
@@ -65,12 +74,14 @@ struct Shared {
     space: Space,
     seats: AtomicU64,
     cache: CacheIndex,
+    agenda: Agenda,
     metrics: Arc<Metrics>,
 }
 
-/// The channels of one app.
+/// The channels and users of one app.
 pub struct AppHub {
     channels: DashMap<ChannelName, Arc<Channel>>,
+    users: DashMap<UserId, Arc<User>>,
     shared: Arc<Shared>,
 }
 
@@ -103,7 +114,8 @@ impl Hub {
     ) -> Result<Self, getrandom::Error> {
         let cache = CacheIndex::new(settings.max_cache_bytes);
         let (ids, space, seats) = (EventIds::begin()?, Space::default(), AtomicU64::new(0));
-        let shared = Arc::new(Shared { settings, formats, ids, space, seats, cache, metrics });
+        let agenda = Agenda::default();
+        let shared = Arc::new(Shared { settings, formats, ids, space, seats, cache, agenda, metrics });
         Ok(Self { apps: DashMap::new(), shared })
     }
 
@@ -112,7 +124,8 @@ impl Hub {
         if let Some(app) = self.apps.get(id) {
             return Arc::clone(&app);
         }
-        let new = || Arc::new(AppHub { channels: DashMap::new(), shared: Arc::clone(&self.shared) });
+        let shared = || Arc::clone(&self.shared);
+        let new = || Arc::new(AppHub { channels: DashMap::new(), users: DashMap::new(), shared: shared() });
         Arc::clone(&self.apps.entry(Arc::clone(id)).or_insert_with(new))
     }
 
@@ -184,13 +197,13 @@ impl AppHub {
         self: &Arc<Self>,
         name: &ChannelName,
         subscriber: Subscriber,
-        member: Option<(Member, usize)>,
+        terms: &Terms,
         prefix: impl FnOnce(&Snapshot<'_>),
     ) -> Result<Subscription, NotSubscribed> {
         let mut prefix = Some(prefix);
         loop {
             let channel = self.channel(name);
-            match channel.subscribe(&self.shared, &subscriber, member.as_ref(), &mut prefix) {
+            match channel.subscribe(&self.shared, &subscriber, terms, &mut prefix) {
                 Ok(Some((subscription, idle))) => {
                     self.shared.start(idle, &mut Budget::none());
                     return Ok(subscription);

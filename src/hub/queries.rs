@@ -33,9 +33,13 @@ impl AppHub {
         self.channels.get(name).map_or_else(Counts::default, |channel| counts(&channel))
     }
 
-    /// The channels with at least one subscriber whose names begin with `prefix`, by name.
+    /// The channels with at least one subscriber whose names begin with `prefix`, by name. Those of
+    /// users are not listed.
     pub fn occupied(&self, prefix: &str) -> Vec<(ChannelName, Counts)> {
-        let matching = self.channels.iter().filter(|entry| entry.key().as_str().starts_with(prefix));
+        let matching = self.channels.iter().filter(|entry| {
+            let name = entry.key();
+            name.kind().is_listed() && name.as_str().starts_with(prefix)
+        });
         let counted = matching.map(|entry| (entry.key().clone(), counts(&entry)));
         let mut occupied: Vec<_> = counted.filter(|(_, counts)| counts.subscriptions > 0).collect();
         occupied.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
@@ -63,10 +67,10 @@ impl AppHub {
         })
     }
 
-    /// How many channels are occupied, and the sums of what is in them.
+    /// How many listed channels are occupied, and the sums of what is in them.
     pub fn totals(&self) -> (usize, Counts) {
         let (mut channels, mut sum) = (0, Counts::default());
-        for entry in &self.channels {
+        for entry in self.channels.iter().filter(|entry| entry.key().kind().is_listed()) {
             let counts = counts(&entry);
             channels += usize::from(counts.subscriptions > 0);
             sum.subscriptions += counts.subscriptions;
@@ -76,7 +80,28 @@ impl AppHub {
     }
 }
 
+/// How many entries the hub's tables have. All are 0 when nobody is left and nothing is cached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tables {
+    /// Channels, those of users included.
+    pub channels: usize,
+    /// Users who are signed in or watched.
+    pub users: usize,
+    /// Things to do later.
+    pub jobs: usize,
+}
+
 impl Hub {
+    /// The size of the tables, over all apps.
+    pub fn tables(&self) -> Tables {
+        let mut tables = Tables { jobs: self.shared.agenda.len(), ..Tables::default() };
+        self.each_app(|_, app| {
+            tables.channels += app.channels.len();
+            tables.users += app.users.len();
+        });
+        tables
+    }
+
     /// How many events are cached, and their bytes.
     pub fn cache_size(&self) -> (usize, usize) {
         self.shared.cache.size()

@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::mailbox::Mailbox;
+use crate::model::member::Member;
 use crate::model::quoted::Quoted;
 
 /// Events as single bytes: the data, or `+` and `-` for members.
@@ -24,7 +25,13 @@ impl Format for Letters {
             Body::Message { data, .. } => Bytes::copy_from_slice(&data.as_bytes()[1..2]),
             Body::MemberAdded { .. } => Bytes::from_static(b"+"),
             Body::MemberRemoved { .. } => Bytes::from_static(b"-"),
+            Body::SubscriptionCount { .. } => Bytes::from_static(b"#"),
         }
+    }
+
+    fn encode_watched(&self, online: &[UserId], offline: &[UserId]) -> Bytes {
+        let letters = [vec![b'o'; online.len()], vec![b'x'; offline.len()]];
+        letters.concat().into()
     }
 }
 
@@ -49,13 +56,14 @@ fn name(name: &str) -> ChannelName {
     ChannelName::parse(name, 200).expect("a name")
 }
 
-fn member(user: usize) -> Option<(Member, usize)> {
-    Some((Member { user_id: user.to_string().into(), user_info: None }, 1000))
+fn member(user: usize) -> Terms {
+    let member = Some(Member { user_id: user.to_string().into(), user_info: None });
+    Terms { member, max_members: 1000, counted: false }
 }
 
 fn subscribe(hub: &Arc<AppHub>, channel: &str, who: &Subscriber) -> Subscription {
     let welcome = |_: &Snapshot<'_>| who.mailbox.push(&Bytes::from_static(b"!"));
-    hub.subscribe(&name(channel), who.clone(), None, welcome).expect("subscribed")
+    hub.subscribe(&name(channel), who.clone(), &Terms::default(), welcome).expect("subscribed")
 }
 
 fn publish(hub: &Arc<AppHub>, channel: &str, letter: &str, budget: &mut Budget) {
@@ -127,7 +135,7 @@ async fn joins_that_a_channel_cannot_tell_its_members_are_refused() {
     let channel = name("presence-a");
     let mut subscriptions = Vec::new();
     let refused = (0..1000).find_map(|user| {
-        match hub.subscribe(&channel, who.clone(), member(user), |_| {}) {
+        match hub.subscribe(&channel, who.clone(), &member(user), |_| {}) {
             Ok(subscription) => subscriptions.push(subscription),
             Err(refused) => return Some(refused),
         }
@@ -137,7 +145,7 @@ async fn joins_that_a_channel_cannot_tell_its_members_are_refused() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    assert!(hub.subscribe(&channel, who, member(1001), |_| {}).is_ok(), "all is well once they are told");
+    assert!(hub.subscribe(&channel, who, &member(1001), |_| {}).is_ok(), "all is well once they are told");
 }
 
 #[tokio::test]

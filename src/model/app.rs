@@ -89,6 +89,10 @@ pub struct Limits {
     pub pong_timeout: Duration,
     /// How long webhooks wait for a socket or user to come back.
     pub webhook_delay: Duration,
+    /// How long a socket may stay unauthorised, with `authorized_connections`.
+    pub authorization_timeout: Duration,
+    /// How long a user must be gone before watchers are told.
+    pub offline_delay: Duration,
 }
 
 impl Default for Limits {
@@ -108,6 +112,8 @@ impl Default for Limits {
             activity_timeout: Duration::from_secs(120),
             pong_timeout: Duration::from_secs(30),
             webhook_delay: Duration::from_secs(3),
+            authorization_timeout: Duration::from_secs(30),
+            offline_delay: Duration::from_secs(2),
         }
     }
 }

@@ -19,6 +19,18 @@ pub struct Kind {
     pub client_events: bool,
 }
 
+impl Kind {
+    /// Whether channels of this kind are told to others: those of users are nobody else's business.
+    pub fn is_listed(&self) -> bool {
+        self.access != Access::OwnUser
+    }
+
+    /// Whether subscribers may be told how many they are; members see each other instead.
+    pub fn is_counted(&self) -> bool {
+        self.is_listed() && !self.presence
+    }
+}
+
 /// Who may subscribe to a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -29,6 +41,9 @@ pub enum Access {
     /// The signed-in user whose id follows the prefix.
     OwnUser,
 }
+
+/// What the names of users' channels begin with; the user's id follows.
+pub const OF_USER: &str = "#server-to-user-";
 
 /// Every kind; a name belongs to the first row whose prefix it begins with, so longer prefixes
 /// stand before the shorter ones they begin with. Prefixes are case-sensitive.
@@ -52,7 +67,7 @@ pub static KINDS: [Kind; 9] = {
         row("presence-cache-", Signed, true, true, true),
         row("presence-", Signed, true, false, true),
         row("cache-", Open, false, true, false),
-        row("#server-to-user-", OwnUser, false, false, false),
+        row(OF_USER, OwnUser, false, false, false),
         row("", Open, false, false, false),
     ]
 };
@@ -76,6 +91,14 @@ impl ChannelName {
         if is_valid(name, max_length) { Ok(Self(Arc::from(name))) } else { Err(InvalidChannelName) }
     }
 
+    /// The channel of the user who goes by `id`.
+    ///
+    /// # Errors
+    /// When the id has other characters than a channel's name may have, none, or too many.
+    pub fn of_user(id: &str, max_length: usize) -> Result<Self, InvalidChannelName> {
+        Self::parse(&format!("{OF_USER}{id}"), max_length)
+    }
+
     /// The name as written.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -96,10 +119,7 @@ pub fn kind_of(name: &str) -> &'static Kind {
 /// Whether `name` is a channel name of at most `max_length` characters.
 pub fn is_valid(name: &str, max_length: usize) -> bool {
     let plain = |c: u8| c.is_ascii_alphanumeric() || b"_-=@,.;".contains(&c);
-    let rest = match name.strip_prefix("#server-to-user-") {
-        Some(user) => user,
-        None => name,
-    };
+    let rest = name.strip_prefix(OF_USER).unwrap_or(name);
     !rest.is_empty() && name.len() <= max_length && rest.bytes().all(plain)
 }
 

@@ -31,6 +31,10 @@ pub enum CloseReason {
     MissingProtocol,
     /// A browser page from an origin that the app does not allow.
     OriginRefused,
+    /// Nothing was authorised in time.
+    Unauthorized,
+    /// The app's backend ended the sockets of the user.
+    Terminated,
     /// The broker cannot take another socket now.
     OverCapacity,
     /// The client did not read fast enough.
@@ -43,7 +47,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, for tables and metrics.
-    pub const ALL: [CloseReason; 18] = [
+    pub const ALL: [CloseReason; 20] = [
         Self::ClosedByClient,
         Self::Lost,
         Self::BrokenFraming,
@@ -58,6 +62,8 @@ impl CloseReason {
         Self::UnsupportedProtocol,
         Self::MissingProtocol,
         Self::OriginRefused,
+        Self::Unauthorized,
+        Self::Terminated,
         Self::OverCapacity,
         Self::SlowConsumer,
         Self::NoPong,
@@ -81,6 +87,8 @@ impl CloseReason {
             Self::UnsupportedProtocol => "unsupported_protocol",
             Self::MissingProtocol => "missing_protocol",
             Self::OriginRefused => "origin_refused",
+            Self::Unauthorized => "unauthorized",
+            Self::Terminated => "terminated",
             Self::OverCapacity => "over_capacity",
             Self::SlowConsumer => "slow_consumer",
             Self::NoPong => "no_pong",

@@ -33,6 +33,8 @@ pub enum Origin {
     Api,
     /// A socket.
     Socket(SocketId),
+    /// The broker itself.
+    Broker,
 }
 
 /// What happened.
@@ -59,6 +61,11 @@ pub enum Body {
         /// The user.
         user_id: UserId,
     },
+    /// The number of subscribers changed.
+    SubscriptionCount {
+        /// How many there are.
+        count: usize,
+    },
 }
 
 impl Event {
@@ -71,6 +78,7 @@ impl Event {
                 user_id.len() + user_info.as_ref().map_or(0, |info| info.len())
             }
             Body::MemberRemoved { user_id } => user_id.len(),
+            Body::SubscriptionCount { .. } => 0,
         };
         FRAME + self.channel.as_str().len() + body
     }

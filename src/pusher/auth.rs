@@ -1,30 +1,31 @@
-//! Channel authorisation (protocol.md §4). Pure.
+//! What backends sign for: channels and users (protocol.md §4). Pure.
 
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::command::{Parameter, Subscribe};
+use super::command::{Parameter, SignIn, Subscribe};
 use super::json;
+use super::user::User;
 use crate::model::app::App;
 use crate::model::member::{Member, UserId};
 use crate::model::socket::SocketId;
 
 /// Characters of a user's id.
-const MAX_USER_ID: usize = 128;
+pub(super) const MAX_USER_ID: usize = 128;
 /// `{"user_id":"","user_info":}` and a little: what `channel_data` has around a user.
 const CHANNEL_DATA_AROUND: usize = 32;
 
 /// Why an authorisation is refused. The text goes to the client; it names nothing secret.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum AuthError {
-    #[error("Auth info required to subscribe to {0}")]
+    #[error("Auth info required to {0}")]
     Missing(String),
     #[error("Invalid format: auth must have the format key:signature")]
     Format,
-    #[error("Invalid key in subscription auth data: '{0}'")]
-    Key(String),
+    #[error("Invalid key in {what} auth data: '{key}'")]
+    Key { what: &'static str, key: String },
     #[error("Invalid signature: Expected HMAC SHA256 hex digest of {signed}, but got {given}")]
     Signature { signed: String, given: String },
     #[error("{0} is a presence channel and subscription must include channel_data")]
@@ -37,6 +38,10 @@ pub(super) enum AuthError {
     UserIdTooLong,
     #[error("Invalid channel_data: the user is larger than {0} bytes")]
     UserTooLarge(usize),
+    #[error("The user signed in cannot be a member: the id is longer than {MAX_USER_ID} characters")]
+    SignedInIdTooLong,
+    #[error("The user signed in cannot be a member: the user_info is larger than {0} bytes")]
+    SignedInTooLarge(usize),
 }
 
 /// Checks the signature of a subscribe: `SOCKET:CHANNEL`, and `:CHANNEL_DATA` if any was sent,
@@ -45,33 +50,49 @@ pub(super) enum AuthError {
 /// # Errors
 /// When the app's backend did not sign exactly this.
 pub(super) fn verify(app: &App, socket: SocketId, request: &Subscribe<'_>) -> Result<(), AuthError> {
-    let (key, given) = key_and_signature(request)?;
     let channel = request.channel.as_ref();
-    let channel_data = channel_data(request)?;
-    let pair = app.key_pair(key).ok_or_else(|| AuthError::Key(json::shown(key).to_owned()))?;
-    let mut signer = pair.secret.signer();
-    signer.update(socket.to_string().as_bytes());
-    signer.update(b":");
-    signer.update(channel.as_bytes());
-    if let Some(data) = channel_data {
-        signer.update(b":");
-        signer.update(data.as_bytes());
+    let (key, given) = key_and_signature(&request.auth, || format!("subscribe to {}", json::shown(channel)))?;
+    let socket = socket.to_string();
+    match channel_data(request)? {
+        None => verify_parts(app, "subscription", key, &[&socket, ":", channel], given),
+        Some(data) => verify_parts(app, "subscription", key, &[&socket, ":", channel, ":", data], given),
     }
+}
+
+/// Checks the signature of a sign-in: `SOCKET::user::USER_DATA`.
+///
+/// # Errors
+/// When the app's backend did not sign exactly this.
+pub(super) fn verify_sign_in(app: &App, socket: SocketId, request: &SignIn<'_>) -> Result<(), AuthError> {
+    let (key, given) = key_and_signature(&request.auth, || "sign in".to_owned())?;
+    verify_parts(app, "sign-in", key, &[&socket.to_string(), "::user::", &request.user_data], given)
+}
+
+fn verify_parts(
+    app: &App,
+    what: &'static str,
+    key: &str,
+    parts: &[&str],
+    given: &str,
+) -> Result<(), AuthError> {
+    let no_key = || AuthError::Key { what, key: json::shown(key).to_owned() };
+    let mut signer = app.key_pair(key).ok_or_else(no_key)?.secret.signer();
+    parts.iter().for_each(|part| signer.update(part.as_bytes()));
     if signer.verify(given) {
         return Ok(());
     }
-    let data = channel_data.map(|data| format!(":{data}")).unwrap_or_default();
-    let signed = json::shown(&format!("{socket}:{channel}{data}")).to_owned();
+    let signed = json::shown(&parts.concat()).to_owned();
     Err(AuthError::Signature { signed, given: json::shown(given).to_owned() })
 }
 
-fn key_and_signature<'r>(request: &'r Subscribe<'_>) -> Result<(&'r str, &'r str), AuthError> {
-    let auth = match &request.auth {
+fn key_and_signature<'r>(
+    auth: &'r Parameter<'_>,
+    purpose: impl FnOnce() -> String,
+) -> Result<(&'r str, &'r str), AuthError> {
+    let auth = match auth {
         Parameter::Text(auth) if !auth.is_empty() => auth,
         Parameter::Other(_) => return Err(AuthError::Format),
-        Parameter::Text(_) | Parameter::Absent => {
-            return Err(AuthError::Missing(json::shown(&request.channel).to_owned()));
-        }
+        Parameter::Text(_) | Parameter::Absent => return Err(AuthError::Missing(purpose())),
     };
     auth.split_once(':').filter(|(key, given)| !key.is_empty() && !given.is_empty()).ok_or(AuthError::Format)
 }
@@ -93,14 +114,24 @@ struct ChannelData<'a> {
     user_info: Option<&'a RawValue>,
 }
 
-/// The member that a verified subscribe to a presence channel brings.
+/// The member that a verified subscribe to a presence channel brings: the one in its `channel_data`,
+/// or else who the socket has signed in as.
 ///
 /// # Errors
-/// When `channel_data` names no user, or one over the limits.
-pub(super) fn member(request: &Subscribe<'_>, max_bytes: usize) -> Result<Member, AuthError> {
-    let Some(text) = channel_data(request)? else {
-        return Err(AuthError::NoChannelData(json::shown(&request.channel).to_owned()));
-    };
+/// When there is no user, or one over the limits.
+pub(super) fn member(
+    request: &Subscribe<'_>,
+    signed_in: Option<&User>,
+    max_bytes: usize,
+) -> Result<Member, AuthError> {
+    match (channel_data(request)?, signed_in) {
+        (Some(text), _) => member_in(text, max_bytes),
+        (None, Some(user)) => user.member(max_bytes),
+        (None, None) => Err(AuthError::NoChannelData(json::shown(&request.channel).to_owned())),
+    }
+}
+
+fn member_in(text: &str, max_bytes: usize) -> Result<Member, AuthError> {
     let data: ChannelData<'_> = json::object(text.as_bytes()).ok_or(AuthError::ChannelData)?;
     let user_id = user_id(data.user_id).ok_or(AuthError::ChannelData)?;
     if user_id.chars().count() > MAX_USER_ID {
@@ -192,14 +223,17 @@ mod tests {
         for auth in ["nocolon", ":", "key:", ":sig"] {
             assert_eq!(check("private-a", auth, None), Err(AuthError::Format), "{auth}");
         }
-        assert_eq!(check("private-a", "", None), Err(AuthError::Missing("private-a".into())));
-        assert_eq!(check("private-a", "other:00", None), Err(AuthError::Key("other".into())));
+        assert_eq!(check("private-a", "", None), Err(AuthError::Missing("subscribe to private-a".into())));
+        assert_eq!(
+            check("private-a", "other:00", None),
+            Err(AuthError::Key { what: "subscription", key: "other".into() })
+        );
         assert!(matches!(check("private-a", &format!("{KEY}:00"), None), Err(AuthError::Signature { .. })));
     }
 
     fn member_of(data: &str) -> Result<Member, AuthError> {
         let (channel, channel_data) = ("presence-a".into(), Parameter::Text(data.into()));
-        member(&Subscribe { channel, auth: Parameter::Absent, channel_data }, 1024)
+        member(&Subscribe { channel, auth: Parameter::Absent, channel_data }, None, 1024)
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub(super) enum Command<'a> {
     Pong,
     /// Let me into a channel.
     Subscribe(Subscribe<'a>),
+    /// This is who I am.
+    SignIn(SignIn<'a>),
     /// Let me out.
     Unsubscribe { channel: Cow<'a, str> },
     /// Tell the others.
@@ -30,6 +32,15 @@ pub(super) struct Subscribe<'a> {
     pub(super) auth: Parameter<'a>,
     /// Signed together with the channel's name.
     pub(super) channel_data: Parameter<'a>,
+}
+
+/// A request to sign in.
+#[derive(Debug)]
+pub(super) struct SignIn<'a> {
+    /// `KEY:SIGNATURE`.
+    pub(super) auth: Parameter<'a>,
+    /// The user, as the backend signed it.
+    pub(super) user_data: Cow<'a, str>,
 }
 
 /// Why a message is no command. The text goes to the client.
@@ -67,6 +78,8 @@ struct Parameters<'a> {
     auth: Parameter<'a>,
     #[serde(borrow, default)]
     channel_data: Parameter<'a>,
+    #[serde(borrow, default)]
+    user_data: Parameter<'a>,
 }
 
 /// A parameter that should be a string.
@@ -115,6 +128,7 @@ impl<'a> Command<'a> {
             "pusher:unsubscribe" => {
                 Ok(Self::Unsubscribe { channel: channel(parameters(envelope.data)?.channel)? })
             }
+            "pusher:signin" => SignIn::from_parameters(parameters(envelope.data)?).map(Self::SignIn),
             client if client.starts_with("client-") => {
                 let channel = envelope.channel.and_then(json::string).ok_or(Malformed::ClientEvent)?;
                 let data = envelope.data.ok_or(Malformed::ClientEvent)?;
@@ -128,6 +142,16 @@ impl<'a> Command<'a> {
 impl<'a> Subscribe<'a> {
     fn from_parameters(given: Parameters<'a>) -> Result<Self, Malformed> {
         Ok(Self { channel: channel(given.channel)?, auth: given.auth, channel_data: given.channel_data })
+    }
+}
+
+impl<'a> SignIn<'a> {
+    fn from_parameters(given: Parameters<'a>) -> Result<Self, Malformed> {
+        match given.user_data {
+            Parameter::Absent => Err(Malformed::Missing("data.user_data")),
+            Parameter::Other(_) => Err(Malformed::Invalid("data.user_data")),
+            Parameter::Text(user_data) => Ok(Self { auth: given.auth, user_data }),
+        }
     }
 }
 
@@ -149,6 +173,7 @@ fn parameters(data: Option<&RawValue>) -> Result<Parameters<'_>, Malformed> {
             channel: read.channel.into_owned(),
             auth: read.auth.into_owned(),
             channel_data: read.channel_data.into_owned(),
+            user_data: read.user_data.into_owned(),
         }),
     };
     read.ok_or(Malformed::Invalid("data"))

@@ -20,6 +20,8 @@ pub(super) fn close(reason: CloseReason) -> (u16, &'static str) {
         R::UnsupportedProtocol => (4007, "Unsupported protocol version"),
         R::MissingProtocol => (4008, "No protocol version supplied"),
         R::OriginRefused => (4009, "Origin not allowed"),
+        R::Unauthorized => (4009, "Connection not authorized within timeout"),
+        R::Terminated => (4009, "You got disconnected by the app."),
         R::OverCapacity => (4100, "Over capacity"),
         R::SlowConsumer => (4100, "Slow consumer: the connection did not read fast enough"),
         R::NoPong => (4201, "Pong reply not received in time"),

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use crate::hub::{Format, Members};
 use crate::model::channel::ChannelName;
 use crate::model::event::{Body, Event};
-use crate::model::quoted::{push_escaped, push_quoted};
+use crate::model::member::UserId;
+use crate::model::quoted::{Quoted, push_escaped, push_quoted};
 use crate::model::socket::SocketId;
 use crate::transport::websocket::text_frame;
 
@@ -20,16 +21,7 @@ impl Format for PusherFormat {
         let channel = &event.channel;
         text_frame(event.size() + 64, |out| match &event.body {
             Body::Message { name, data, user_id } => {
-                out.extend_from_slice(b"{\"event\":");
-                out.extend_from_slice(name.as_bytes());
-                push_channel(out, channel);
-                out.extend_from_slice(b",\"data\":");
-                out.extend_from_slice(data.as_bytes());
-                if let Some(user_id) = user_id {
-                    out.extend_from_slice(b",\"user_id\":");
-                    push_quoted(out, user_id);
-                }
-                out.push(b'}');
+                push_message(out, name, channel, data, user_id.as_deref());
             }
             Body::MemberAdded { user_id, user_info } => {
                 let mut data = b"{\"user_id\":".to_vec();
@@ -47,8 +39,47 @@ impl Format for PusherFormat {
                 data.push(b'}');
                 push_internal(out, "pusher_internal:member_removed", channel, &data);
             }
+            Body::SubscriptionCount { count } => {
+                let data = format!("{{\"subscription_count\":{count}}}");
+                push_internal(out, "pusher_internal:subscription_count", channel, data.as_bytes());
+            }
         })
     }
+
+    fn encode_watched(&self, online: &[UserId], offline: &[UserId]) -> Bytes {
+        let groups = [("online", online), ("offline", offline)];
+        let groups = groups.iter().filter(|(_, ids)| !ids.is_empty());
+        let mut data = b"{\"events\":[".to_vec();
+        separated(&mut data, groups, |out, (name, ids)| {
+            out.extend_from_slice(format!("{{\"name\":\"{name}\",\"user_ids\":[").as_bytes());
+            separated(out, ids.iter(), |out, id| push_quoted(out, id));
+            out.extend_from_slice(b"]}");
+        });
+        data.extend_from_slice(b"]}");
+        text_frame(2 * data.len() + 64, |out| {
+            out.extend_from_slice(b"{\"event\":\"pusher_internal:watchlist_events\"");
+            push_data(out, &data);
+        })
+    }
+}
+
+fn push_message(
+    out: &mut Vec<u8>,
+    name: &Quoted,
+    channel: &ChannelName,
+    data: &Quoted,
+    user_id: Option<&str>,
+) {
+    out.extend_from_slice(b"{\"event\":");
+    out.extend_from_slice(name.as_bytes());
+    push_channel(out, channel);
+    out.extend_from_slice(b",\"data\":");
+    out.extend_from_slice(data.as_bytes());
+    if let Some(user_id) = user_id {
+        out.extend_from_slice(b",\"user_id\":");
+        push_quoted(out, user_id);
+    }
+    out.push(b'}');
 }
 
 /// The first frame of every socket.
@@ -97,6 +128,17 @@ pub(super) fn subscription_succeeded(channel: &ChannelName, members: Option<&Mem
     let data = members.map_or_else(|| b"{}".to_vec(), presence);
     text_frame(2 * data.len() + 128, |out| {
         push_internal(out, "pusher_internal:subscription_succeeded", channel, &data);
+    })
+}
+
+/// A granted sign-in, with `user_data` as it came.
+pub(super) fn signin_success(user_data: &str) -> Bytes {
+    let mut data = b"{\"user_data\":".to_vec();
+    push_quoted(&mut data, user_data);
+    data.push(b'}');
+    text_frame(2 * data.len() + 64, |out| {
+        out.extend_from_slice(b"{\"event\":\"pusher:signin_success\"");
+        push_data(out, &data);
     })
 }
 

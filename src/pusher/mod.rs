@@ -12,6 +12,7 @@ mod origin;
 mod query;
 pub mod rest;
 mod session;
+mod user;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -17,7 +17,7 @@ const STANDSTILL_PERIODS: u64 = 5;
 const PINGS_AT_ONCE: usize = 256;
 
 /// Pings sockets that have been silent for their app's `activity_timeout`, and closes those that
-/// do not answer within `pong_timeout`. Only what the peer sent counts as a sign of life. Never
+/// do not answer within `pong_timeout`; closes those that have authorised nothing in time. Only what the peer sent counts as a sign of life. Never
 /// ends; looks every `period`.
 pub async fn sweep(sockets: Arc<Sockets>, period: Duration) {
     let ping = Bytes::from_static(&PING);
@@ -26,6 +26,7 @@ pub async fn sweep(sockets: Arc<Sockets>, period: Duration) {
     let mut last = sockets.now_ms();
     loop {
         ticks.tick().await;
+        sockets.close_unauthorized();
         let now = sockets.now_ms();
         // After a standstill of this process the answers may lie unread: they get another period.
         let stood_still = now.saturating_sub(last) > STANDSTILL_PERIODS * millis(period);
@@ -57,7 +58,8 @@ fn millis(duration: Duration) -> u64 {
 
 /// How often to sweep so that no timeout is overrun by more than a tenth.
 pub fn period<'a>(limits: impl Iterator<Item = &'a Limits>) -> Duration {
-    let shortest = limits.map(|limits| limits.activity_timeout.min(limits.pong_timeout)).min();
+    let timeouts = |l: &Limits| l.activity_timeout.min(l.pong_timeout).min(l.authorization_timeout);
+    let shortest = limits.map(timeouts).min();
     shortest
         .map_or(Duration::from_secs(1), |shortest| shortest / 10)
         .clamp(Duration::from_millis(20), Duration::from_secs(1))

@@ -38,6 +38,11 @@ impl Credentials {
         };
         format!("{}:{}", self.key, self.sign(&text))
     }
+
+    /// The `auth` of a sign-in.
+    pub fn user_auth(&self, socket_id: &str, user_data: &str) -> String {
+        format!("{}:{}", self.key, self.sign(&format!("{socket_id}::user::{user_data}")))
+    }
 }
 
 /// The MD5 of a request body in lower-case hex.

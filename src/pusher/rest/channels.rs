@@ -20,9 +20,8 @@ pub(super) fn list(call: &Call<'_>) -> Result<Reply, Refusal> {
         return Err(Refusal::bad_request("cache may only be requested for a single channel"));
     }
     let occupied = call.hub.occupied(&prefix);
-    // The channels of users are nobody else's business.
-    let listed = occupied.iter().filter(|(name, _)| !name.as_str().starts_with('#'));
-    let members: Vec<_> = listed
+    let members: Vec<_> = occupied
+        .iter()
         .map(|(name, counts)| format!("\"{name}\":{{{}}}", info.write_counts(name, *counts).join(",")))
         .collect();
     Ok(http::json(StatusCode::OK, format!("{{\"channels\":{{{}}}}}", members.join(","))))

@@ -18,6 +18,9 @@ use crate::model::secret::{encode_hex, is_lower_hex_of};
 /// Seconds that a request's timestamp may differ from the broker's clock; this many is too much.
 const WINDOW_S: u64 = 600;
 
+const NO_KEY: &str = "Missing parameter: auth_key";
+const UNKNOWN_KEY: &str = "auth_key should be a valid app key";
+
 /// A request whose signature is right, body aside.
 pub(super) struct Signed {
     body_md5: Option<String>,
@@ -34,17 +37,32 @@ pub(super) fn admit<'a>(
     request: &'a Parts,
     path: &str,
 ) -> Result<(&'a Arc<App>, Query<'a>, Signed), Refusal> {
-    let id = path.split('/').nth(2).and_then(|id| decode(id, Plus::Literal));
-    let app = id.and_then(|id| pusher.apps.by_id(&id));
-    let app = app.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "Unknown app id"))?;
-    let mut query = Query::parse(request.uri.query().unwrap_or_default())
-        .ok_or_else(|| Refusal::bad_request("The query string is not UTF-8"))?;
+    let query = || {
+        Query::parse(request.uri.query().unwrap_or_default())
+            .ok_or_else(|| Refusal::bad_request("The query string is not UTF-8"))
+    };
+    let (app, mut query) = match path.strip_prefix("/apps/") {
+        Some(rest) => (app_by_id(pusher, rest)?, query()?),
+        None => app_by_key(pusher, query()?)?,
+    };
     let signed = check_signature(app, &request.method, path, &query)?;
     query.read_plus_as(signed.plus);
     if !app.enabled {
         return Err(Refusal::new(StatusCode::FORBIDDEN, "Application disabled"));
     }
     Ok((app, query, signed))
+}
+
+fn app_by_id<'a>(pusher: &'a Pusher, rest: &str) -> Result<&'a Arc<App>, Refusal> {
+    let id = rest.split('/').next().and_then(|id| decode(id, Plus::Literal));
+    let app = id.and_then(|id| pusher.apps.by_id(&id));
+    app.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "Unknown app id"))
+}
+
+/// The app of a path that names none: that of the key which signs.
+fn app_by_key<'a, 'q>(pusher: &'a Pusher, query: Query<'q>) -> Result<(&'a Arc<App>, Query<'q>), Refusal> {
+    let key = query.get("auth_key").ok_or(NO_KEY).and_then(|key| pusher.apps.by_key(&key).ok_or(UNKNOWN_KEY));
+    key.map(|app| (app, query)).map_err(|text| Refusal::new(StatusCode::UNAUTHORIZED, text))
 }
 
 /// Checks all that the query says: key, version, time and signature.
@@ -69,8 +87,8 @@ fn check_signature_at(
             return Err(format!("Duplicate parameter: {name}"));
         }
     }
-    let key = query.get("auth_key").ok_or("Missing parameter: auth_key")?;
-    let pair = app.key_pair(&key).ok_or("auth_key should be a valid app key")?;
+    let key = query.get("auth_key").ok_or(NO_KEY)?;
+    let pair = app.key_pair(&key).ok_or(UNKNOWN_KEY)?;
     match query.get("auth_version").as_deref() {
         None => return Err("Version required".to_owned()),
         Some("1.0") => {}

@@ -9,6 +9,7 @@ mod events;
 mod guard;
 mod info;
 mod publication;
+mod terminate;
 mod users;
 
 use std::sync::Arc;
@@ -66,7 +67,7 @@ impl From<BodyError> for Refusal {
     }
 }
 
-/// Answers a request for `/apps/…`. `path` is the path without the configured prefix, still
+/// Answers a request for `/apps/…`, or for `/users/…` as some libraries ask it. `path` is the path without the configured prefix, still
 /// encoded.
 pub async fn answer(pusher: &Pusher, request: Request<Incoming>, path: &str) -> Reply {
     match route(pusher, request, path).await {
@@ -105,7 +106,7 @@ async fn route(pusher: &Pusher, request: Request<Incoming>, path: &str) -> Resul
     let body = http::read_body(body, app.limits.max_request_bytes(), timeout).await?;
     guard::check_body(&signed, &body)?;
 
-    let segments = path.split('/').skip(3);
+    let segments = segments_of(path);
     let call = Call { app, hub: pusher.hub.app(&app.id), query, pusher };
     let rest: Vec<_> = segments.map(|segment| decode(segment, Plus::Literal).unwrap_or_default()).collect();
     let rest: Vec<&str> = rest.iter().map(AsRef::as_ref).collect();
@@ -115,10 +116,16 @@ async fn route(pusher: &Pusher, request: Request<Incoming>, path: &str) -> Resul
         (&Method::GET, ["channels"]) => channels::list(&call),
         (&Method::GET, ["channels", name]) => channel::show(&call, name),
         (&Method::GET, ["channels", name, "users"]) => users::list(&call, name),
+        (&Method::POST, ["users", id, "terminate_connections"]) => Ok(terminate::terminate(&call, id)),
         (&Method::POST, ["channels", name, "events"]) => deprecated::trigger(&call, name, body).await,
         (&Method::GET, ["channels", name, "stats"]) => deprecated::stats(&call, name),
         _ => Err(Refusal::new(StatusCode::NOT_FOUND, "Not found")),
     }
+}
+
+/// What stands in a path behind the app's id, still encoded. A path without an app has all of it there.
+fn segments_of(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').skip(if path.starts_with("/apps/") { 3 } else { 1 })
 }
 
 /// Reads a JSON object from a body.

@@ -1,0 +1,223 @@
+//! Who is signed in, and on which sockets. Those who watch a user are told when it comes and goes;
+//! see `watch`.
+//!
+//! Locks: entry of the map → user → watcher → mailbox. Never together with a channel's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use slab::Slab;
+use tokio::time::Instant;
+
+use super::agenda::Job;
+use super::watch::{Telling, Watcher};
+use super::{AppHub, Shared};
+use crate::mailbox::Mailbox;
+use crate::model::close::CloseReason;
+use crate::model::member::UserId;
+
+/// A user who is signed in or watched. It lives in the map for as long.
+pub(super) struct User {
+    id: UserId,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Given back: no longer in the map. Whoever still holds it must look again.
+    retired: bool,
+    sockets: Slab<Arc<Mailbox>>,
+    watchers: Slab<Arc<Watcher>>,
+    /// Signed in, or was a moment ago: what watchers are to know.
+    online: bool,
+    /// What watchers know, or are being told.
+    told: bool,
+    /// Somebody tells them.
+    telling: bool,
+    /// Whoever is not back by then is offline.
+    back_by: Option<Instant>,
+    /// The agenda has an entry for this user.
+    scheduled: bool,
+}
+
+/// A socket's sign-in, held by its session. It must be ended, not dropped.
+pub struct SignIn {
+    user: Arc<User>,
+    slot: usize,
+}
+
+impl AppHub {
+    /// Signs a socket in as the user who goes by `id`.
+    pub fn sign_in(&self, id: &UserId, mailbox: &Arc<Mailbox>) -> SignIn {
+        loop {
+            let user = self.user(id);
+            if let Some(slot) = user.enter(mailbox, &self.shared) {
+                return SignIn { user, slot };
+            }
+        }
+    }
+
+    /// Ends a socket's sign-in. Watchers are told when the user has no other for `offline_delay`.
+    pub fn sign_out(&self, sign_in: SignIn, offline_delay: Duration) {
+        let SignIn { user, slot } = sign_in;
+        if user.leave(slot, offline_delay, &self.shared) {
+            self.give_back_user(&user.id);
+        }
+    }
+
+    /// Begins the end of every socket that is signed in as `id`. Says how many there were.
+    pub fn terminate(&self, id: &str) -> usize {
+        let user = self.users.get(id).map(|user| Arc::clone(&user));
+        let sockets: Vec<_> = user.map_or_else(Vec::new, |user| user.sockets());
+        for mailbox in &sockets {
+            mailbox.close(CloseReason::Terminated);
+        }
+        sockets.len()
+    }
+
+    /// How many users are signed in.
+    pub fn signed_in(&self) -> usize {
+        self.users.iter().filter(|user| !user.state.lock().sockets.is_empty()).count()
+    }
+
+    pub(super) fn user(&self, id: &UserId) -> Arc<User> {
+        if let Some(user) = self.users.get(id) {
+            return Arc::clone(&user);
+        }
+        let new = || Arc::new(User { id: Arc::clone(id), state: Mutex::default() });
+        Arc::clone(&self.users.entry(Arc::clone(id)).or_insert_with(new))
+    }
+
+    /// Removes the user if there is nobody who is it or watches it.
+    pub(super) fn give_back_user(&self, id: &UserId) {
+        self.users.remove_if(id, |_, user| user.retire());
+    }
+}
+
+impl User {
+    pub(super) fn id(&self) -> &UserId {
+        &self.id
+    }
+
+    fn sockets(&self) -> Vec<Arc<Mailbox>> {
+        self.state.lock().sockets.iter().map(|(_, mailbox)| Arc::clone(mailbox)).collect()
+    }
+
+    /// `None` when the user is retired.
+    fn enter(self: &Arc<Self>, mailbox: &Arc<Mailbox>, shared: &Shared) -> Option<usize> {
+        let mut state = self.state.lock();
+        if state.retired {
+            return None;
+        }
+        let slot = state.sockets.insert(Arc::clone(mailbox));
+        state.back_by = None;
+        let telling = state.set_online(true);
+        drop(state);
+        self.tell(telling, shared);
+        Some(slot)
+    }
+
+    /// Says whether there is nobody any more who is this user or watches it.
+    fn leave(self: &Arc<Self>, slot: usize, delay: Duration, shared: &Shared) -> bool {
+        let mut state = self.state.lock();
+        state.sockets.try_remove(slot);
+        if !state.sockets.is_empty() {
+            return false;
+        }
+        if state.watchers.is_empty() || delay.is_zero() {
+            let telling = state.set_online(false);
+            let vacant = state.is_vacant();
+            drop(state);
+            self.tell(telling, shared);
+            return vacant;
+        }
+        let back_by = Instant::now() + delay;
+        state.back_by = Some(back_by);
+        if !std::mem::replace(&mut state.scheduled, true) {
+            shared.agenda.add(back_by, Job::Absence(Arc::clone(self)));
+        }
+        false
+    }
+
+    /// The agenda has come to this user.
+    pub(super) fn absence_due(self: Arc<Self>, shared: &Shared) {
+        let mut state = self.state.lock();
+        state.scheduled = false;
+        let telling = match state.back_by {
+            None => false,
+            // It was back, and has left again since.
+            Some(back_by) if back_by > Instant::now() => {
+                state.scheduled = true;
+                shared.agenda.add(back_by, Job::Absence(Arc::clone(&self)));
+                false
+            }
+            Some(_) => {
+                state.back_by = None;
+                state.set_online(false)
+            }
+        };
+        drop(state);
+        self.tell(telling, shared);
+    }
+
+    /// Lets a watcher in, and says whether the user is online; `None` when it is retired.
+    pub(super) fn admit(&self, watcher: &Arc<Watcher>) -> Option<usize> {
+        let mut state = self.state.lock();
+        if state.retired {
+            return None;
+        }
+        // Under the lock: whatever is told from now on comes after this.
+        watcher.gather(&self.id, state.told);
+        Some(state.watchers.insert(Arc::clone(watcher)))
+    }
+
+    /// Lets a watcher go. Says whether there is nobody any more who is this user or watches it.
+    pub(super) fn dismiss(&self, slot: usize) -> bool {
+        let mut state = self.state.lock();
+        state.watchers.try_remove(slot);
+        if state.is_vacant() {
+            // Nobody is left who would have to be told.
+            state.back_by = None;
+            state.online = false;
+            state.told = false;
+        }
+        state.is_vacant()
+    }
+
+    /// What those who watch have to be told next; `None` when they know.
+    pub(super) fn next_telling(&self) -> Option<Telling> {
+        let mut state = self.state.lock();
+        if state.told == state.online {
+            state.telling = false;
+            return None;
+        }
+        state.told = state.online;
+        let watchers = state.watchers.iter().map(|(_, watcher)| Arc::clone(watcher)).collect();
+        Some(Telling::new(Arc::clone(&self.id), state.told, watchers))
+    }
+
+    fn retire(&self) -> bool {
+        let mut state = self.state.lock();
+        state.retired |= state.is_vacant();
+        state.retired
+    }
+}
+
+impl State {
+    fn is_vacant(&self) -> bool {
+        self.sockets.is_empty() && self.watchers.is_empty()
+    }
+
+    /// Says whether the caller must tell the watchers. There is one at a time who does: so what they
+    /// are told last is how it is.
+    fn set_online(&mut self, online: bool) -> bool {
+        self.online = online;
+        if self.watchers.is_empty() && !self.telling {
+            self.told = online;
+        }
+        let begins = self.told != online && !self.telling;
+        self.telling |= begins;
+        begins
+    }
+}

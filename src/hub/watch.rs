@@ -1,0 +1,151 @@
+//! Who watches whom: a socket is told when the users on its watchlist come and go. A change costs as
+//! much as there are sockets that watch the user, whatever else there is.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::fanout::{CHUNK, Subscriber};
+use super::format::{Formats, MAX_FORMATS};
+use super::users::User;
+use super::{AppHub, Shared};
+use crate::model::member::UserId;
+
+/// A socket that watches users.
+pub(super) struct Watcher {
+    subscriber: Subscriber,
+    state: Mutex<State>,
+}
+
+enum State {
+    /// Who is online is being gathered; it is told in one frame. What changes meanwhile goes in here.
+    Gathering(Vec<(UserId, bool)>),
+    Live,
+    Ended,
+}
+
+/// A socket's watchlist, held by its session. It must be ended, not dropped.
+pub struct Watch {
+    watcher: Arc<Watcher>,
+    watched: Vec<(Arc<User>, usize)>,
+}
+
+impl AppHub {
+    /// Tells a socket which of the users are online, and from then on what changes. `ids` are
+    /// distinct.
+    pub fn watch(&self, subscriber: Subscriber, ids: &[UserId]) -> Watch {
+        let state = Mutex::new(State::Gathering(Vec::with_capacity(ids.len())));
+        let watcher = Arc::new(Watcher { subscriber, state });
+        let watched = ids.iter().map(|id| self.admit(id, &watcher)).collect();
+        watcher.go_live(&self.shared.formats);
+        Watch { watcher, watched }
+    }
+
+    fn admit(&self, id: &UserId, watcher: &Arc<Watcher>) -> (Arc<User>, usize) {
+        loop {
+            let user = self.user(id);
+            if let Some(slot) = user.admit(watcher) {
+                return (user, slot);
+            }
+        }
+    }
+
+    /// Ends a socket's watchlist: it is told nothing more.
+    pub fn unwatch(&self, watch: Watch) {
+        *watch.watcher.state.lock() = State::Ended;
+        for (user, slot) in watch.watched {
+            if user.dismiss(slot) {
+                self.give_back_user(user.id());
+            }
+        }
+    }
+}
+
+impl Watcher {
+    /// Notes how a user is, before the first frame.
+    pub(super) fn gather(&self, id: &UserId, online: bool) {
+        if let State::Gathering(first) = &mut *self.state.lock() {
+            first.push((Arc::clone(id), online));
+        }
+    }
+
+    fn go_live(&self, formats: &Formats) {
+        let mut state = self.state.lock();
+        let State::Gathering(first) = &*state else { return };
+        let (online, offline): (Vec<_>, Vec<_>) = first.iter().cloned().partition(|(_, online)| *online);
+        let ids = |group: Vec<(UserId, bool)>| group.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+        let (online, offline) = (ids(online), ids(offline));
+        if !online.is_empty() || !offline.is_empty() {
+            let format = &formats[self.subscriber.format.index()];
+            self.subscriber.mailbox.push(&format.encode_watched(&online, &offline));
+        }
+        *state = State::Live;
+    }
+
+    fn tell(&self, id: &UserId, online: bool, frame: &Bytes) {
+        match &mut *self.state.lock() {
+            State::Gathering(first) => {
+                first.iter_mut().filter(|(known, _)| known == id).for_each(|(_, was)| *was = online);
+            }
+            State::Live => self.subscriber.mailbox.push(frame),
+            State::Ended => {}
+        }
+    }
+}
+
+/// A user's change, on its way to those who watch.
+pub(super) struct Telling {
+    id: UserId,
+    online: bool,
+    watchers: Vec<Arc<Watcher>>,
+    frames: [Option<Bytes>; MAX_FORMATS],
+}
+
+impl Telling {
+    pub(super) fn new(id: UserId, online: bool, watchers: Vec<Arc<Watcher>>) -> Self {
+        Self { id, online, watchers, frames: Default::default() }
+    }
+
+    /// Tells one chunk of the watchers. Says whether there are more.
+    fn step(&mut self, formats: &Formats) -> bool {
+        let rest = self.watchers.len().saturating_sub(CHUNK);
+        for watcher in self.watchers.drain(rest..) {
+            let format = watcher.subscriber.format.index();
+            let frame = self.frames[format].get_or_insert_with(|| {
+                let id = std::slice::from_ref(&self.id);
+                let (online, offline) = if self.online { (id, &[][..]) } else { (&[][..], id) };
+                formats[format].encode_watched(online, offline)
+            });
+            watcher.tell(&self.id, self.online, frame);
+        }
+        !self.watchers.is_empty()
+    }
+}
+
+impl User {
+    /// Tells those who watch, if it is for the caller to do: a few in place, many by a task.
+    pub(super) fn tell(self: &Arc<Self>, begins: bool, shared: &Shared) {
+        if !begins {
+            return;
+        }
+        while let Some(mut telling) = self.next_telling() {
+            if telling.step(&shared.formats) {
+                tokio::spawn(tell_rest(Arc::clone(self), telling, Arc::clone(&shared.formats)));
+                return;
+            }
+        }
+    }
+}
+
+async fn tell_rest(user: Arc<User>, mut telling: Telling, formats: Formats) {
+    loop {
+        while telling.step(&formats) {
+            tokio::task::yield_now().await;
+        }
+        match user.next_telling() {
+            Some(next) => telling = next,
+            None => return,
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! A socket's subscriptions (protocol.md §2).
+
+use super::super::auth::{self, AuthError};
+use super::super::command::Subscribe;
+use super::super::{frame, json};
+use super::PusherSession;
+use crate::hub::{NotSubscribed, Snapshot, Terms};
+use crate::mailbox::Mailbox;
+use crate::model::channel::{Access, ChannelName};
+use crate::model::close::CloseReason;
+use crate::model::member::Member;
+
+/// Why a subscribe is refused.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("Invalid channel name: {0}")]
+    ChannelName(String),
+    #[error("Existing subscription to channel {0}")]
+    Existing(ChannelName),
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    #[error("{0} is the channel of a user, and the connection is not signed in as that user")]
+    NotThatUser(ChannelName),
+    #[error("The connection is subscribed to {0} channels, which is the maximum")]
+    TooManyChannels(usize),
+    #[error("{0} has {1} members, which is the maximum")]
+    ChannelFull(ChannelName, usize),
+    #[error("{0} is over capacity")]
+    ChannelBusy(ChannelName),
+    #[error("The application is over its connection quota")]
+    OverQuota,
+}
+
+impl Refused {
+    /// The type and status of a `pusher:subscription_error`; `None` where the channel's
+    /// subscription stands, or the socket does not.
+    fn subscription_error(&self) -> Option<(&'static str, u16)> {
+        match self {
+            Self::Existing(_) | Self::ChannelBusy(_) | Self::OverQuota => None,
+            Self::ChannelName(_) => Some(("InvalidChannel", 400)),
+            Self::Auth(_) | Self::NotThatUser(_) => Some(("AuthError", 401)),
+            Self::TooManyChannels(_) | Self::ChannelFull(..) => Some(("LimitReached", 4100)),
+        }
+    }
+}
+
+impl PusherSession {
+    pub(super) fn subscribe(&mut self, request: &Subscribe<'_>) {
+        let Err(refused) = self.try_subscribe(request) else { return };
+        let message = refused.to_string();
+        self.refuse(&message);
+        // pusher-js leaves a refused channel pending whatever it is told, but hands this event to
+        // the channel's own bindings, where applications look for it.
+        if let Some((kind, status)) = refused.subscription_error()
+            && self.pusher.settings.subscription_errors
+        {
+            self.mailbox.push(&frame::subscription_error(&request.channel, kind, status, &message));
+        }
+    }
+
+    fn try_subscribe(&mut self, request: &Subscribe<'_>) -> Result<(), Refused> {
+        let limits = &self.app.limits;
+        let name = ChannelName::parse(&request.channel, limits.max_channel_name_length)
+            .map_err(|_| Refused::ChannelName(json::shown(&request.channel).to_owned()))?;
+        if name.kind().access == Access::OwnUser {
+            return match self.subscribe_as_user(&name) {
+                Some(false) => Ok(()),
+                Some(true) => Err(Refused::Existing(name)),
+                None => Err(Refused::NotThatUser(name)),
+            };
+        }
+        if self.subscriptions.contains_key(&name) {
+            return Err(Refused::Existing(name));
+        }
+        if self.subscriptions.len() >= limits.max_channels_per_connection {
+            return Err(Refused::TooManyChannels(self.subscriptions.len()));
+        }
+        let max_members = limits.max_presence_members;
+        let terms = Terms {
+            member: self.authorise(&name, request)?,
+            max_members,
+            counted: self.app.features.subscription_count && name.kind().is_counted(),
+        };
+        if name.kind().access == Access::Signed && !self.authorize_socket() {
+            return Err(Refused::OverQuota);
+        }
+        let prefix = |snapshot: &Snapshot<'_>| welcome(&self.mailbox, &name, snapshot);
+        match self.hub.subscribe(&name, self.subscriber(), &terms, prefix) {
+            Ok(subscription) => {
+                self.subscriptions.insert(name, subscription);
+                Ok(())
+            }
+            Err(NotSubscribed::Full) => Err(Refused::ChannelFull(name, max_members)),
+            Err(NotSubscribed::Busy) => {
+                // A refused channel would stay pending for ever; a closed client comes back.
+                self.mailbox.close(CloseReason::OverCapacity);
+                Err(Refused::ChannelBusy(name))
+            }
+        }
+    }
+
+    /// Whether the socket may subscribe, and as which member.
+    fn authorise(&self, name: &ChannelName, request: &Subscribe<'_>) -> Result<Option<Member>, Refused> {
+        let kind = name.kind();
+        if kind.access == Access::Signed {
+            auth::verify(&self.app, self.mailbox.socket(), request)?;
+        }
+        let max = self.app.limits.max_presence_member_bytes;
+        let signed_in = self.user.as_ref().map(|signed_in| &signed_in.user);
+        Ok(if kind.presence { Some(auth::member(request, signed_in, max)?) } else { None })
+    }
+
+    pub(super) fn unsubscribe(&mut self, channel: &str) {
+        match self.subscriptions.remove(channel) {
+            Some(subscription) => self.hub.unsubscribe(self.mailbox.socket(), subscription),
+            None if self.unsubscribe_as_user(channel) => {}
+            None => {
+                let channel = json::shown(channel);
+                self.refuse(&format!(
+                    "No current subscription to channel {channel}, or subscription in progress"
+                ));
+            }
+        }
+        // A socket that once was in many channels gives their memory back.
+        if self.subscriptions.capacity() > 64 && self.subscriptions.len() * 8 < self.subscriptions.capacity()
+        {
+            self.subscriptions.shrink_to_fit();
+        }
+    }
+}
+
+/// What a newcomer gets before the channel's first event.
+fn welcome(mailbox: &Mailbox, name: &ChannelName, snapshot: &Snapshot<'_>) {
+    mailbox.push(&frame::subscription_succeeded(name, snapshot.members));
+    match &snapshot.cached {
+        Some(cached) => mailbox.push(cached),
+        None if name.kind().cache => mailbox.push(&frame::cache_miss(name)),
+        None => {}
+    }
+}

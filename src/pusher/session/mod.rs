@@ -1,0 +1,151 @@
+//! One socket's session: which channels it is in, who it is, and what it may do (protocol.md §2–§5).
+
+mod channels;
+mod publishing;
+mod user;
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::user::SignedIn;
+use super::command::Command;
+use super::{Pusher, error, frame};
+use crate::hub::{AppHub, Budget, Subscriber, Subscription};
+use crate::mailbox::Mailbox;
+use crate::model::app::App;
+use crate::model::channel::ChannelName;
+use crate::model::close::CloseReason;
+use crate::model::rate::TokenBucket;
+use crate::sockets::Place;
+use crate::transport::Session;
+
+/// The protocol's end of an admitted socket.
+pub(super) struct PusherSession {
+    pusher: Arc<Pusher>,
+    app: Arc<App>,
+    hub: Arc<AppHub>,
+    mailbox: Arc<Mailbox>,
+    /// The one list of the socket's channels; a channel itself knows only seats.
+    subscriptions: HashMap<ChannelName, Subscription>,
+    /// Who it has signed in as.
+    user: Option<Box<SignedIn>>,
+    client_events: TokenBucket,
+    /// What may still be delivered in place in this millisecond.
+    budget: (u64, Budget),
+    protocol: u32,
+    /// The client has been told its socket id.
+    established: bool,
+    /// Given back when the session ends.
+    place: Place,
+}
+
+impl PusherSession {
+    pub(super) fn new(
+        pusher: Arc<Pusher>,
+        app: Arc<App>,
+        protocol: u32,
+        mailbox: Arc<Mailbox>,
+        place: Place,
+    ) -> Self {
+        let hub = pusher.hub.app(&app.id);
+        let client_events = TokenBucket::full(app.limits.client_events_per_second, pusher.sockets.now_ms());
+        Self {
+            pusher,
+            app,
+            hub,
+            mailbox,
+            subscriptions: HashMap::new(),
+            user: None,
+            client_events,
+            budget: (0, Budget::none()),
+            protocol,
+            established: false,
+            place,
+        }
+    }
+
+    fn refuse(&self, message: &str) {
+        self.mailbox.push(&frame::error(None, message));
+    }
+
+    fn subscriber(&self) -> Subscriber {
+        Subscriber { mailbox: Arc::clone(&self.mailbox), format: self.pusher.format }
+    }
+
+    /// The socket is about to be let into something that needs a signature. Where sockets count only
+    /// from then on, says whether it still may be one; it is closed if not.
+    fn authorize_socket(&mut self) -> bool {
+        let authorized = self.place.authorize().is_ok();
+        if !authorized {
+            self.mailbox.close(CloseReason::OverQuota);
+        }
+        authorized
+    }
+
+    fn close_code(&self, reason: CloseReason) -> (u16, &'static str) {
+        if self.established { error::close(reason) } else { error::refusal(reason) }
+    }
+
+    fn leave_all(&mut self) {
+        for (_, subscription) in self.subscriptions.drain() {
+            self.hub.unsubscribe(self.mailbox.socket(), subscription);
+        }
+        self.sign_out();
+    }
+}
+
+impl Session for PusherSession {
+    fn opened(&mut self) {
+        let timeout = self.app.limits.activity_timeout.max(Duration::from_secs(1)).as_secs();
+        self.mailbox.push(&frame::connection_established(self.mailbox.socket(), timeout));
+        // A socket that was closed before this has not been told.
+        self.established = self.mailbox.closing().is_none();
+    }
+
+    fn text(&mut self, message: &str) {
+        match Command::decode(message) {
+            Ok(Command::Ping) => self.mailbox.push(&frame::pong()),
+            Ok(Command::Pong) => {}
+            Ok(Command::Subscribe(request)) => self.subscribe(&request),
+            Ok(Command::SignIn(request)) => self.sign_in(&request),
+            Ok(Command::Unsubscribe { channel }) => self.unsubscribe(&channel),
+            Ok(Command::Publish { name, channel, data }) => self.publish(&name, &channel, data),
+            Err(malformed) => self.refuse(&malformed.to_string()),
+        }
+    }
+
+    fn binary(&mut self) {
+        self.refuse("Binary messages are not supported");
+    }
+
+    fn closed(&mut self, reason: CloseReason) {
+        self.leave_all();
+        self.pusher.metrics.closed(reason);
+        let (code, text) = self.close_code(reason);
+        // Old protocols know no close codes.
+        if self.protocol <= 5 && code >= 4000 {
+            self.mailbox.push_farewell(frame::error(Some(code), text));
+        }
+        let (socket, app) = (self.mailbox.socket(), &self.app.id);
+        match reason {
+            CloseReason::SlowConsumer => {
+                tracing::warn!(%socket, %app, reason = reason.name(), "socket closed: it does not read fast enough");
+            }
+            _ => tracing::debug!(%socket, %app, reason = reason.name(), "socket closed"),
+        }
+    }
+
+    fn farewell(&self, reason: CloseReason) -> (u16, Cow<'_, str>) {
+        let (code, text) = self.close_code(reason);
+        (code, Cow::Borrowed(text))
+    }
+}
+
+impl Drop for PusherSession {
+    /// Also when a panic ends the socket's task: nobody stays behind in a channel, or signed in.
+    fn drop(&mut self) {
+        self.leave_all();
+    }
+}

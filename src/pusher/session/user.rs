@@ -1,0 +1,148 @@
+//! Who a socket has signed in as, and what comes with it: the user's own channel and a watchlist
+//! (protocol.md §4.2, §5).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::super::auth::{self, AuthError};
+use super::super::command;
+use super::super::frame;
+use super::super::user::{self, InvalidUser, MAX_WATCHED, User, Watchlist};
+use super::PusherSession;
+use crate::hub::{SignIn, Snapshot, Subscription, Terms, Watch};
+use crate::model::channel::ChannelName;
+use crate::model::member::UserId;
+
+/// A socket's user.
+pub(super) struct SignedIn {
+    pub(super) user: User,
+    sign_in: SignIn,
+    /// To the user's own channel, unless the client has unsubscribed.
+    channel: Option<Subscription>,
+    /// The client has subscribed to that channel by itself since it was last signed in. It need not,
+    /// to be told what is published there.
+    acknowledged: bool,
+    watch: Option<Watch>,
+}
+
+/// Why a sign-in is refused.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    #[error(transparent)]
+    User(#[from] InvalidUser),
+    #[error("The connection is signed in as another user already: {0}")]
+    Another(UserId),
+}
+
+impl SignedIn {
+    /// The subscription to the user's own channel, to be ended.
+    fn give_up_channel(&mut self) -> Option<Subscription> {
+        self.acknowledged = false;
+        self.channel.take()
+    }
+}
+
+impl PusherSession {
+    pub(super) fn sign_in(&mut self, request: &command::SignIn<'_>) {
+        match self.verify_user(request) {
+            Ok((user, watchlist)) => {
+                if self.authorize_socket() {
+                    self.enter(user, &request.user_data);
+                    self.watch(watchlist);
+                }
+            }
+            Err(refused) => self.refuse(&refused.to_string()),
+        }
+    }
+
+    fn verify_user(&self, request: &command::SignIn<'_>) -> Result<(User, Watchlist), Refused> {
+        auth::verify_sign_in(&self.app, self.mailbox.socket(), request)?;
+        let (user, watchlist) = user::read(&request.user_data, self.app.limits.max_channel_name_length)?;
+        match &self.user {
+            Some(signed_in) if signed_in.user.id != user.id => {
+                Err(Refused::Another(Arc::clone(&signed_in.user.id)))
+            }
+            _ => Ok((user, watchlist)),
+        }
+    }
+
+    /// From here on the socket is told what is published to its user: nothing is lost before the
+    /// client subscribes by itself, as libraries do.
+    fn enter(&mut self, user: User, user_data: &str) {
+        let success = frame::signin_success(user_data);
+        let (sign_in, channel, watch) = match self.user.take().map(|before| *before) {
+            Some(SignedIn { sign_in, channel, watch, .. }) => (sign_in, channel, watch),
+            None => (self.hub.sign_in(&user.id, &self.mailbox), None, None),
+        };
+        let channel = match channel {
+            Some(channel) => {
+                self.mailbox.push(&success);
+                Some(channel)
+            }
+            None => self.join_as_user(&user.channel, &success),
+        };
+        self.user = Some(Box::new(SignedIn { user, sign_in, channel, acknowledged: false, watch }));
+    }
+
+    /// Subscribes to the user's own channel; `first` comes before anything of it.
+    fn join_as_user(&self, name: &ChannelName, first: &Bytes) -> Option<Subscription> {
+        let prefix = |_: &Snapshot<'_>| self.mailbox.push(first);
+        // Only channels with members refuse anybody.
+        self.hub.subscribe(name, self.subscriber(), &Terms::default(), prefix).ok()
+    }
+
+    fn watch(&mut self, watchlist: Watchlist) {
+        let subscriber = self.subscriber();
+        let Some(signed_in) = self.user.as_mut().filter(|_| self.app.features.watchlist_events) else {
+            return;
+        };
+        if watchlist.cut {
+            let text = format!("The watchlist is too long: only its first {MAX_WATCHED} users are watched");
+            self.mailbox.push(&frame::error(Some(4302), &text));
+        }
+        if let Some(old) = signed_in.watch.take() {
+            self.hub.unwatch(old);
+        }
+        if !watchlist.ids.is_empty() {
+            signed_in.watch = Some(self.hub.watch(subscriber, &watchlist.ids));
+        }
+    }
+
+    /// Subscribes to the channel of the user that the socket is signed in as. Says whether it is
+    /// subscribed already; `None` when the channel is another user's.
+    pub(super) fn subscribe_as_user(&mut self, name: &ChannelName) -> Option<bool> {
+        let mut signed_in = self.user.take_if(|signed_in| signed_in.user.channel == *name)?;
+        let again = std::mem::replace(&mut signed_in.acknowledged, true);
+        let succeeded = frame::subscription_succeeded(name, None);
+        match &signed_in.channel {
+            Some(_) if again => {}
+            Some(_) => self.mailbox.push(&succeeded),
+            None => signed_in.channel = self.join_as_user(name, &succeeded),
+        }
+        self.user = Some(signed_in);
+        Some(again)
+    }
+
+    /// Ends the subscription to the user's own channel, if that is what `channel` names.
+    pub(super) fn unsubscribe_as_user(&mut self, channel: &str) -> bool {
+        let own = self.user.as_mut().filter(|signed_in| signed_in.user.channel.as_str() == channel);
+        let Some(subscription) = own.and_then(|signed_in| signed_in.give_up_channel()) else { return false };
+        self.hub.unsubscribe(self.mailbox.socket(), subscription);
+        true
+    }
+
+    pub(super) fn sign_out(&mut self) {
+        let Some(signed_in) = self.user.take() else { return };
+        let SignedIn { sign_in, channel, watch, .. } = *signed_in;
+        if let Some(watch) = watch {
+            self.hub.unwatch(watch);
+        }
+        if let Some(subscription) = channel {
+            self.hub.unsubscribe(self.mailbox.socket(), subscription);
+        }
+        self.hub.sign_out(sign_in, self.app.limits.offline_delay);
+    }
+}
