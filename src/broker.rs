@@ -15,14 +15,15 @@ use crate::admin::{self, Admin};
 use crate::apps::Apps;
 use crate::config::{Config, Listen};
 use crate::hub::{self, Format, FormatId, Hub};
+use crate::idempotency::Idempotency;
 use crate::metrics::Metrics;
 use crate::model::secret::Secret;
-use crate::pusher::{self, Pusher, PusherFormat};
+use crate::pusher::{self, Pusher, PusherFormat, rest};
 use crate::server::{self, Listener, Server};
 use crate::transport::liveness;
 
-/// How often cached events are looked at whose time may be over.
-const CACHE_SWEEP: Duration = Duration::from_secs(1);
+/// How often cached events and kept replies are looked at whose time may be over.
+const EXPIRY_SWEEP: Duration = Duration::from_secs(1);
 /// The place of [`PusherFormat`] among the hub's wire forms.
 const PUSHER: FormatId = FormatId(0);
 
@@ -64,6 +65,7 @@ impl Broker {
         let admin = Arc::new(Admin {
             hub: Arc::clone(&pusher.hub),
             sockets: Arc::clone(&pusher.sockets),
+            idempotency: Arc::clone(&pusher.idempotency),
             metrics: Arc::clone(&pusher.metrics),
             token,
         });
@@ -105,7 +107,7 @@ impl Broker {
         tasks.spawn(admin::serve(self.admin, self.admin_listener));
         let pusher = &self.server.pusher;
         tasks.spawn(liveness::sweep(Arc::clone(&pusher.sockets), self.sweep_period));
-        tasks.spawn(expire_cache(Arc::clone(&pusher.hub)));
+        tasks.spawn(expire(Arc::clone(pusher)));
         let hub = Arc::clone(&pusher.hub);
         tasks.spawn(async move { hub.keep_agenda().await });
         stop.await;
@@ -130,6 +132,8 @@ fn pusher(config: Config) -> io::Result<Pusher> {
         apps: Apps::new(config.apps),
         hub: Arc::new(hub),
         sockets: Arc::default(),
+        quotas: rest::Quotas::default(),
+        idempotency: Arc::new(Idempotency::new(config.server.queue_timeout)),
         metrics,
         settings: pusher::Settings {
             path_prefix: config.server.path_prefix,
@@ -169,11 +173,12 @@ async fn bind_tcp(address: &str) -> io::Result<TcpListener> {
     bound.map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
 }
 
-async fn expire_cache(hub: Arc<Hub>) {
-    let mut ticks = tokio::time::interval(CACHE_SWEEP);
+async fn expire(pusher: Arc<Pusher>) {
+    let mut ticks = tokio::time::interval(EXPIRY_SWEEP);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        hub.expire_cache();
+        pusher.hub.expire_cache();
+        pusher.idempotency.expire();
     }
 }

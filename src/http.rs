@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 
 /// Bytes of a body above which a reply is its connection's last: a connection keeps the buffer of its
@@ -41,6 +41,12 @@ pub fn reply(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Repl
 /// Makes `reply` the connection's last: what the client still sends is not worth reading.
 pub fn last(mut reply: Reply) -> Reply {
     reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    reply
+}
+
+/// Tells when the request is worth another try.
+pub fn retry_after(mut reply: Reply, seconds: u64) -> Reply {
+    reply.headers_mut().insert(RETRY_AFTER, seconds.into());
     reply
 }
 

@@ -9,7 +9,7 @@
 //! * [`admin`] — the private listener: health and metrics
 //!
 //! Below them the leaves, which all may use: [`apps`], [`accept`], [`sockets`], [`mailbox`], [`http`],
-//! [`metrics`]; and at the bottom [`model`], the shared nouns. Imports go downwards only;
+//! [`idempotency`], [`metrics`]; and at the bottom [`model`], the shared nouns. Imports go downwards only;
 //! `scripts/check-imports` knows the directions.
 
 #![forbid(unsafe_code)]
@@ -21,6 +21,7 @@ pub mod apps;
 pub mod config;
 pub mod http;
 pub mod hub;
+pub mod idempotency;
 pub mod mailbox;
 pub mod metrics;
 pub mod model;

@@ -137,8 +137,12 @@ impl Stage {
             }
             ("close", "") => self.clients.remove(&name).ok_or("nobody to close")?.close().await,
             ("stop", "") => self.broker.begin_stop(),
-            ("unsigned", request) => self.request(request, false).await?,
-            ("GET" | "POST", _) => self.request(action, true).await?,
+            ("unsigned", request) => self.request(request, false, None).await?,
+            ("keyed", rest) => {
+                let (key, request) = rest.split_once(' ').ok_or("a key without a request")?;
+                self.request(request, true, Some(key)).await?;
+            }
+            ("GET" | "POST", _) => self.request(action, true, None).await?,
             _ => return Err(format!("no line of the language: {text}")),
         }
         Ok(())
@@ -204,7 +208,7 @@ impl Stage {
         }
     }
 
-    async fn request(&mut self, text: &str, signed: bool) -> Result<(), String> {
+    async fn request(&mut self, text: &str, signed: bool, key: Option<&str>) -> Result<(), String> {
         let text = self.filled(THE_CLIENT, text);
         let (method, rest) = text.split_once(' ').ok_or("a request without an address")?;
         let (target, body) = rest.split_once(' ').unwrap_or((rest, ""));
@@ -217,7 +221,7 @@ impl Stage {
             };
         }
         let request = if signed { request } else { request.sends_query(query) };
-        self.reply = Some(self.api.send(&request).await);
+        self.reply = Some(self.api.send(&request.header("Idempotency-Key", key)).await);
         Ok(())
     }
 

@@ -69,9 +69,13 @@ impl Live {
             }
         }
         let (events, bytes) = self.0.hub.cache_size();
-        for (name, help, value) in
-            [("cached_events", "Cached events", events), ("cached_bytes", "Bytes of cached events", bytes)]
-        {
+        let (keys, key_bytes) = self.0.idempotency.size();
+        for (name, help, value) in [
+            ("cached_events", "Cached events", events),
+            ("cached_bytes", "Bytes of cached events", bytes),
+            ("idempotency_keys", "Keys of requests that are not carried out twice", keys),
+            ("idempotency_bytes", "Bytes of these keys and their replies", key_bytes),
+        ] {
             let gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(value as i64).encode(gauge)?;
         }

@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use crate::accept;
 use crate::http::{self, Reply};
 use crate::hub::Hub;
+use crate::idempotency::Idempotency;
 use crate::metrics::Metrics;
 use crate::model::secret::Secret;
 use crate::sockets::Sockets;
@@ -31,6 +32,8 @@ pub struct Admin {
     pub hub: Arc<Hub>,
     /// Open sockets.
     pub sockets: Arc<Sockets>,
+    /// Requests that are not carried out twice.
+    pub idempotency: Arc<Idempotency>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// What callers must show as `Authorization: Bearer TOKEN`; `None`: nothing.

@@ -93,6 +93,14 @@ pub struct Limits {
     pub authorization_timeout: Duration,
     /// How long a user must be gone before watchers are told.
     pub offline_delay: Duration,
+    /// Events that the API may publish per second, each once for every channel; 0: no limit.
+    pub api_events_per_second: u32,
+    /// Other API requests per second; 0: no limit.
+    pub api_reads_per_second: u32,
+    /// How long the reply of a request with an `Idempotency-Key` is kept.
+    pub idempotency_ttl: Duration,
+    /// Bytes of such replies, all of the app together.
+    pub max_idempotency_bytes: usize,
 }
 
 impl Default for Limits {
@@ -114,6 +122,10 @@ impl Default for Limits {
             webhook_delay: Duration::from_secs(3),
             authorization_timeout: Duration::from_secs(30),
             offline_delay: Duration::from_secs(2),
+            api_events_per_second: 0,
+            api_reads_per_second: 0,
+            idempotency_ttl: Duration::from_secs(120),
+            max_idempotency_bytes: 4 << 20,
         }
     }
 }

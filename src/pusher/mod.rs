@@ -22,6 +22,7 @@ pub use self::frame::PusherFormat;
 
 use crate::apps::Apps;
 use crate::hub::{FormatId, Hub};
+use crate::idempotency::Idempotency;
 use crate::metrics::Metrics;
 use crate::sockets::Sockets;
 
@@ -46,6 +47,10 @@ pub struct Pusher {
     pub hub: Arc<Hub>,
     /// Open sockets.
     pub sockets: Arc<Sockets>,
+    /// What apps may still do through the API.
+    pub quotas: rest::Quotas,
+    /// Requests that are not carried out twice.
+    pub idempotency: Arc<Idempotency>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Bounds and switches.

@@ -67,6 +67,8 @@ pub struct Broker {
     pub address: SocketAddr,
     /// Every public listener, that one first.
     pub addresses: Vec<SocketAddr>,
+    /// The private listener.
+    pub admin: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<bool>,
 }
@@ -79,7 +81,7 @@ pub async fn boot(settings: Settings) -> Broker {
     };
     let broker = fanfare::Broker::bind(config).await.expect("the listeners bind");
     let addresses = broker.public_addrs().to_vec();
-    let address = addresses[0];
+    let (address, admin) = (addresses[0], broker.admin_addr());
     let (stop, stopped) = oneshot::channel::<()>();
     let running = tokio::spawn(async move {
         let stopped = async move {
@@ -87,7 +89,7 @@ pub async fn boot(settings: Settings) -> Broker {
         };
         broker.run(stopped).await.is_ok()
     });
-    Broker { address, addresses, stop: Some(stop), running }
+    Broker { address, addresses, admin, stop: Some(stop), running }
 }
 
 impl Broker {
@@ -122,6 +124,23 @@ impl Broker {
     /// Signed requests of the first app over one kept-alive connection.
     pub fn api(&self) -> Api {
         Api::new(self.address, APP)
+    }
+
+    /// A client of the second app, connected and established.
+    pub async fn neighbour(&self) -> Client {
+        let mut client = self.dial("/app/other-key?protocol=7").await;
+        client.expect_established().await;
+        client
+    }
+
+    /// The value of a metric without labels.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let stream = in_time("a TCP connection", TcpStream::connect(self.admin)).await.expect("open");
+        let mut http = Http::over(stream);
+        http.write(b"GET /metrics HTTP/1.1\r\nHost: broker.test\r\n\r\n").await;
+        let text = http.reply().await.expect("the metrics").body;
+        let found = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        found.unwrap_or_else(|| panic!("no {name} in {text}"))
     }
 
     /// A bare HTTP connection.

@@ -31,7 +31,7 @@ pub(super) async fn trigger(call: &Call<'_>, body: Bytes) -> Result<Reply, Refus
     let batch = read(&call.app.limits, &body)?;
     let channels: Vec<_> =
         batch.iter().flat_map(|publication| publication.channels.iter().cloned()).collect();
-    publication::wait_for_space(call, &channels).await?;
+    publication::admit(call, &channels).await?;
     let mut budget = Budget::one_chunk();
     for publication in &batch {
         publication.publish(call, &mut budget);

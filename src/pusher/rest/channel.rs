@@ -4,7 +4,7 @@ use hyper::StatusCode;
 
 use super::info::Info;
 use super::publication::channel_name;
-use super::{Call, Refusal};
+use super::{Call, Refusal, quota};
 use crate::http::{self, Reply};
 use crate::model::channel::ChannelName;
 
@@ -20,6 +20,7 @@ pub(super) fn show(call: &Call<'_>, name: &str) -> Result<Reply, Refusal> {
     if info.cache && !name.kind().cache {
         return Err(Refusal::bad_request("Cannot retrieve the cache unless the channel is a cache channel"));
     }
+    quota::read(call)?;
     let counts = call.hub.counts(name.as_str());
     let mut members = vec![format!("\"occupied\":{}", counts.subscriptions > 0)];
     members.extend(info.write_counts(&name, counts));

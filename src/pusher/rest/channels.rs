@@ -3,7 +3,7 @@
 use hyper::StatusCode;
 
 use super::info::Info;
-use super::{Call, Refusal};
+use super::{Call, Refusal, quota};
 use crate::http::{self, Reply};
 
 /// Lists them by name.
@@ -19,6 +19,7 @@ pub(super) fn list(call: &Call<'_>) -> Result<Reply, Refusal> {
     if info.cache {
         return Err(Refusal::bad_request("cache may only be requested for a single channel"));
     }
+    quota::read(call)?;
     let occupied = call.hub.occupied(&prefix);
     let members: Vec<_> = occupied
         .iter()

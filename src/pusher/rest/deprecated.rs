@@ -5,7 +5,7 @@ use hyper::{Response, StatusCode};
 
 use super::info::Info;
 use super::publication::{self, Publication};
-use super::{Call, Refusal};
+use super::{Call, Refusal, quota};
 use crate::http::{self, Reply};
 use crate::hub::Budget;
 use crate::model::quoted::Quoted;
@@ -23,7 +23,7 @@ pub(super) async fn trigger(call: &Call<'_>, channel: &str, body: Bytes) -> Resu
     };
     let (name, data) = (Quoted::from_text(&name), Quoted::from_text(data));
     let publication = Publication::new(limits, body.len(), channels, (name, data), except, Info::default())?;
-    publication::wait_for_space(call, &publication.channels).await?;
+    publication::admit(call, &publication.channels).await?;
     publication.publish(call, &mut Budget::one_chunk());
     let mut reply = Response::new(Default::default());
     *reply.status_mut() = StatusCode::ACCEPTED;
@@ -33,6 +33,7 @@ pub(super) async fn trigger(call: &Call<'_>, channel: &str, body: Bytes) -> Resu
 /// `GET /apps/ID/channels/NAME/stats`.
 pub(super) fn stats(call: &Call<'_>, name: &str) -> Result<Reply, Refusal> {
     let name = publication::channel_name(&call.app.limits, name)?;
+    quota::read(call)?;
     let counts = call.hub.counts(name.as_str());
     let (occupied, users, connections) = (counts.subscriptions > 0, counts.users, counts.subscriptions);
     let body =

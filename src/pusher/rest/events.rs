@@ -16,15 +16,14 @@ use crate::model::channel::ChannelName;
 
 /// Publishes, and answers once the event has its place in every channel.
 pub(super) async fn trigger(call: &Call<'_>, body: Bytes) -> Result<Reply, Refusal> {
-    let body = if body.is_empty() { body_from_query(call) } else { body };
     let publication = read(&call.app.limits, &body)?;
-    publication::wait_for_space(call, &publication.channels).await?;
+    publication::admit(call, &publication.channels).await?;
     publication.publish(call, &mut Budget::one_chunk());
     Ok(if publication.info == Info::default() { empty_object() } else { counts(call, &publication) })
 }
 
 /// An old form of the request has its parameters in the query, and no body.
-fn body_from_query(call: &Call<'_>) -> Bytes {
+pub(super) fn body_from_query(call: &Call<'_>) -> Bytes {
     let mut body = serde_json::Map::new();
     for name in ["name", "data", "channel", "socket_id", "info"] {
         if let Some(value) = call.query.get(name) {

@@ -8,9 +8,13 @@ mod deprecated;
 mod events;
 mod guard;
 mod info;
+mod once;
 mod publication;
+mod quota;
 mod terminate;
 mod users;
+
+pub use self::quota::Quotas;
 
 use std::sync::Arc;
 
@@ -19,6 +23,7 @@ use hyper::body::Incoming;
 use hyper::header::EXPECT;
 use hyper::{Method, Request, StatusCode};
 
+use self::once::Endpoint;
 use super::query::{Plus, Query, decode};
 use super::{Pusher, json};
 use crate::http::{self, BodyError, Reply};
@@ -44,11 +49,13 @@ struct Refusal {
     text: String,
     /// The rest of the request is not worth reading.
     hang_up: bool,
+    /// Seconds after which it is worth another try.
+    retry_after: Option<u64>,
 }
 
 impl Refusal {
     fn new(status: StatusCode, text: impl Into<String>) -> Self {
-        Self { status, text: text.into(), hang_up: false }
+        Self { status, text: text.into(), hang_up: false, retry_after: None }
     }
 
     fn bad_request(text: impl Into<String>) -> Self {
@@ -63,7 +70,7 @@ impl From<BodyError> for Refusal {
             BodyError::TooSlow => (StatusCode::REQUEST_TIMEOUT, "The request body did not arrive in time"),
             BodyError::Lost => (StatusCode::BAD_REQUEST, "The request body is incomplete"),
         };
-        Self { status, text: text.to_owned(), hang_up: true }
+        Self { hang_up: true, ..Self::new(status, text) }
     }
 }
 
@@ -84,6 +91,10 @@ pub async fn answer(pusher: &Pusher, request: Request<Incoming>, path: &str) -> 
                 "API request refused"
             );
             let reply = http::text(refusal.status, &refusal.text);
+            let reply = match refusal.retry_after {
+                Some(seconds) => http::retry_after(reply, seconds),
+                None => reply,
+            };
             if refusal.hang_up { http::last(reply) } else { reply }
         }
     }
@@ -111,12 +122,14 @@ async fn route(pusher: &Pusher, request: Request<Incoming>, path: &str) -> Resul
     let rest: Vec<_> = segments.map(|segment| decode(segment, Plus::Literal).unwrap_or_default()).collect();
     let rest: Vec<&str> = rest.iter().map(AsRef::as_ref).collect();
     match (&parts.method, rest.as_slice()) {
-        (&Method::POST, ["events"]) => events::trigger(&call, body).await,
-        (&Method::POST, ["batch_events"]) => batch_events::trigger(&call, body).await,
+        (&Method::POST, ["events"]) => once::publish(&call, &parts.headers, Endpoint::Events, body).await,
+        (&Method::POST, ["batch_events"]) => {
+            once::publish(&call, &parts.headers, Endpoint::BatchEvents, body).await
+        }
         (&Method::GET, ["channels"]) => channels::list(&call),
         (&Method::GET, ["channels", name]) => channel::show(&call, name),
         (&Method::GET, ["channels", name, "users"]) => users::list(&call, name),
-        (&Method::POST, ["users", id, "terminate_connections"]) => Ok(terminate::terminate(&call, id)),
+        (&Method::POST, ["users", id, "terminate_connections"]) => terminate::terminate(&call, id),
         (&Method::POST, ["channels", name, "events"]) => deprecated::trigger(&call, name, body).await,
         (&Method::GET, ["channels", name, "stats"]) => deprecated::stats(&call, name),
         _ => Err(Refusal::new(StatusCode::NOT_FOUND, "Not found")),

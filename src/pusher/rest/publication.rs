@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::super::json;
 use super::info::Info;
-use super::{Call, Refusal};
+use super::{Call, Refusal, quota};
 use crate::hub::{Budget, Draft};
 use crate::model::app::Limits;
 use crate::model::channel::ChannelName;
@@ -118,14 +118,18 @@ impl Publication {
     }
 }
 
-/// Waits until all channels have space; nothing is published before that.
+/// Counts an event for each of `channels`, and waits until all of them have space; nothing is
+/// published before that. The caller publishes next, without waiting for anything.
 ///
 /// # Errors
-/// 503 when one of them stays full.
-pub(super) async fn wait_for_space(call: &Call<'_>, channels: &[ChannelName]) -> Result<(), Refusal> {
+/// 429 when the app has published too much, 503 when a channel stays full. Nothing is counted then.
+pub(super) async fn admit(call: &Call<'_>, channels: &[ChannelName]) -> Result<(), Refusal> {
+    let charge = quota::events(call, channels.len())?;
     call.hub.wait_for_space(channels).await.map_err(|full| {
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("Nothing was published: {full}, try again"))
-    })
+    })?;
+    charge.settle();
+    Ok(())
 }
 
 /// A required string field, as it stands in the body.

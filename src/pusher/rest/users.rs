@@ -3,7 +3,7 @@
 use hyper::StatusCode;
 
 use super::publication::channel_name;
-use super::{Call, Refusal};
+use super::{Call, Refusal, quota};
 use crate::http::{self, Reply};
 use crate::model::quoted::push_quoted;
 
@@ -13,6 +13,7 @@ pub(super) fn list(call: &Call<'_>, name: &str) -> Result<Reply, Refusal> {
     if !name.kind().presence {
         return Err(Refusal::bad_request("Users can only be retrieved for presence channels"));
     }
+    quota::read(call)?;
     let mut body = b"{\"users\":[".to_vec();
     for (i, user) in call.hub.users(name.as_str()).iter().enumerate() {
         body.extend_from_slice(if i > 0 { b",{\"id\":" } else { b"{\"id\":" });
