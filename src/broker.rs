@@ -24,6 +24,8 @@ use crate::transport::liveness;
 
 /// How often cached events and kept replies are looked at whose time may be over.
 const EXPIRY_SWEEP: Duration = Duration::from_secs(1);
+/// How long a task that a panic has ended stays so.
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
 /// The place of [`PusherFormat`] among the hub's wire forms.
 const PUSHER: FormatId = FormatId(0);
 
@@ -54,7 +56,7 @@ impl Broker {
         let public_addrs =
             listeners.iter().map(|listener| listener.tcp.local_addr()).collect::<io::Result<_>>()?;
         let admin_addr = admin_listener.local_addr()?;
-        let sweep_period = liveness::period(config.apps.iter().map(|app| &app.limits));
+        let sweep_period = liveness::period(config.apps.iter());
         let settings = server::Settings {
             trusted_proxies: config.server.trusted_proxies.clone(),
             header_timeout: config.server.header_timeout,
@@ -106,10 +108,12 @@ impl Broker {
         }
         tasks.spawn(admin::serve(self.admin, self.admin_listener));
         let pusher = &self.server.pusher;
-        tasks.spawn(liveness::sweep(Arc::clone(&pusher.sockets), self.sweep_period));
-        tasks.spawn(expire(Arc::clone(pusher)));
+        let (sockets, period) = (Arc::clone(&pusher.sockets), self.sweep_period);
+        tasks.spawn(forever("liveness", move || liveness::sweep(Arc::clone(&sockets), period)));
+        let expiring = Arc::clone(pusher);
+        tasks.spawn(forever("expiry", move || expire(Arc::clone(&expiring))));
         let hub = Arc::clone(&pusher.hub);
-        tasks.spawn(async move { hub.keep_agenda().await });
+        tasks.spawn(forever("agenda", move || hub::keep_agenda(Arc::clone(&hub))));
         stop.await;
         if server::drain(&self.server, &stopping, alive, ended, self.shutdown_grace).await {
             Ok(())
@@ -143,6 +147,20 @@ fn pusher(config: Config) -> io::Result<Pusher> {
         },
         format: PUSHER,
     })
+}
+
+/// Begins a task again should a panic end it: nobody else would notice.
+async fn forever<F: Future<Output = ()> + Send + 'static>(name: &'static str, begin: impl Fn() -> F) {
+    loop {
+        // In a set, so that it ends with this one.
+        let mut task = JoinSet::new();
+        task.spawn(begin());
+        match task.join_next().await {
+            Some(Err(error)) if error.is_panic() => tracing::error!(%error, "the {name} task begins again"),
+            _ => return,
+        }
+        tokio::time::sleep(RESTART_PAUSE).await;
+    }
 }
 
 async fn bind(listen: &Listen, tls: Option<&TlsAcceptor>) -> io::Result<Listener> {

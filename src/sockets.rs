@@ -1,4 +1,5 @@
-//! The table of open sockets, by app. Quotas, authorisation in time, liveness, drain and metrics all read this one.
+//! The table of open sockets, by app. Quotas, authorisation in time, liveness, drain and metrics all
+//! read this one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +13,10 @@ use crate::mailbox::Mailbox;
 use crate::model::app::{App, AppId};
 use crate::model::close::CloseReason;
 use crate::model::socket::SocketId;
+
+/// Where sockets do not count before they are authorised, as many may wait for that as there may be
+/// in all, but at least this many.
+const MIN_WAITING: usize = 1000;
 
 /// Every open socket of the broker.
 pub struct Sockets {
@@ -107,6 +112,9 @@ impl AppSockets {
         if quota > 0 && self.taken.load(Ordering::Acquire) >= quota {
             return Err(NoPlace::OverQuota);
         }
+        if quota > 0 && self.unauthorized.lock().len() >= quota.max(MIN_WAITING) {
+            return Err(NoPlace::TooManyWait);
+        }
         let timeout = u64::try_from(limits.authorization_timeout.as_millis()).unwrap_or(u64::MAX);
         Ok(Standing::Until(now_ms.saturating_add(timeout)))
     }
@@ -117,6 +125,8 @@ impl AppSockets {
 pub enum NoPlace {
     /// The app has all the sockets it may have.
     OverQuota,
+    /// Too many sockets of the app have yet to authorise something.
+    TooManyWait,
     /// The system has no randomness for an id.
     NoId,
     /// The broker stops.
@@ -183,16 +193,18 @@ impl Sockets {
         }
     }
 
-    /// Begins the end of sockets that have authorised nothing in time.
-    pub fn close_unauthorized(&self) {
+    /// The sockets that have authorised nothing in time, for the caller to close.
+    pub fn take_unauthorized(&self) -> Vec<Arc<Mailbox>> {
         let now = self.now_ms();
         let tables: Vec<_> = self.apps.iter().map(|entry| Arc::clone(&entry)).collect();
+        let mut overdue = Vec::new();
         for table in tables {
             let mut unauthorized = table.unauthorized.lock();
             while let Some(first) = unauthorized.first_entry().filter(|first| first.key().0 <= now) {
-                first.remove().close(CloseReason::Unauthorized);
+                overdue.push(first.remove());
             }
         }
+        overdue
     }
 
     /// How many open sockets have still to authorise something.

@@ -174,7 +174,7 @@ async fn c011_a_rush_fills_exactly_the_places_there_are() {
 #[tokio::test(flavor = "multi_thread")]
 async fn c012_an_upgrade_on_another_path_is_closed_with_4005() {
     let broker = boot(settings()).await;
-    for path in ["/foo", "/", "/app/app-key/more", "/apple/app-key"] {
+    for path in ["/foo", "/", "/app/app-key/more", "/apple/app-key", "/users/x"] {
         refused(&broker, &format!("{path}?protocol=7"), 4005).await;
     }
 }

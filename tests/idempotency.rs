@@ -73,7 +73,7 @@ async fn a_repeated_request_is_delivered_once_and_answered_alike() {
         eventually("one subscriber", async || broker.api().subscribers("a").await == 1).await;
     }
     expect_marker(&mut client, &mut api).await;
-    assert_eq!(broker.metric("fanfare_idempotency_keys").await, 3);
+    assert_eq!(broker.metric("fanfare_idempotency_keys").await, 3.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,12 +83,12 @@ async fn without_a_key_and_with_other_keys_everything_is_published() {
         api.post("/events", &event("d")).await.expect_ok();
         client.expect_event("a", "e", "d").await;
     }
-    assert_eq!(broker.metric("fanfare_idempotency_keys").await, 0);
+    assert_eq!(broker.metric("fanfare_idempotency_keys").await, 0.0);
     for key in ["a", "A", "\"a\"", &"k".repeat(255), &"k".repeat(254)] {
         api.send(&publish("d", key)).await.expect_ok();
         client.expect_event("a", "e", "d").await;
     }
-    assert_eq!(broker.metric("fanfare_idempotency_keys").await, 5);
+    assert_eq!(broker.metric("fanfare_idempotency_keys").await, 5.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,7 +115,7 @@ async fn what_is_no_key_is_refused() {
     http.write(&[&request[..at], b"\xff\xfe\x80", &request[at + 3..]].concat()).await;
     http.reply().await.unwrap().expect_error(400, "Invalid Idempotency-Key");
     expect_marker(&mut client, &mut api).await;
-    assert_eq!(broker.metric("fanfare_idempotency_keys").await, 0);
+    assert_eq!(broker.metric("fanfare_idempotency_keys").await, 0.0);
     witness.still_works().await;
 }
 
@@ -193,7 +193,7 @@ async fn a_refused_request_leaves_its_key_free() {
         (event(&"d".repeat(10_241)), 413),
     ] {
         api.send(&keyed("/events", &body, "k")).await.expect_error(status, "");
-        assert_eq!(broker.metric("fanfare_idempotency_keys").await, 0);
+        assert_eq!(broker.metric("fanfare_idempotency_keys").await, 0.0);
     }
     api.send(&publish("d", "k").without("body_md5")).await.expect_error(401, "");
     api.post("/batch_events", &json!({"batch": vec![event("debt"); 5]})).await.expect_ok();
@@ -218,7 +218,7 @@ async fn a_repeated_request_counts_no_events() {
         assert_alike(&first, &api.send(&batch).await);
         api.send(&publish("d", "other")).await.expect_error(429, "at most 1 events per second");
     }
-    assert_eq!(broker.metric("fanfare_idempotency_keys").await, 1);
+    assert_eq!(broker.metric("fanfare_idempotency_keys").await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -314,7 +314,7 @@ async fn crowded(queue_timeout: &str) {
     }
     publishers.join_all().await;
     readers.join_all().await;
-    assert_eq!(broker.metric("fanfare_idempotency_keys").await, 30);
+    assert_eq!(broker.metric("fanfare_idempotency_keys").await, 30.0);
 }
 
 /// It is; or else it is told to try again.
@@ -352,7 +352,7 @@ async fn a_thousand_keys_take_no_more_than_they_may() {
             broker.metric("fanfare_idempotency_keys").await,
             broker.metric("fanfare_idempotency_bytes").await,
         );
-        assert!((20..100).contains(&keys) && bytes <= 16 * 1024, "{keys} keys of {bytes} bytes");
+        assert!((20.0..100.0).contains(&keys) && bytes <= 16384.0, "{keys} keys of {bytes} bytes");
     }
     for number in 0..1000 {
         client.expect_event("a", "e", &number.to_string()).await;
@@ -372,7 +372,7 @@ async fn nothing_fits_into_too_small_a_bound_and_nothing_breaks() {
         api.send(&publish("d", "k")).await.expect_ok();
         client.expect_event("a", "e", "d").await;
     }
-    assert_eq!(broker.metric("fanfare_idempotency_keys").await, 0);
+    assert_eq!(broker.metric("fanfare_idempotency_keys").await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -383,6 +383,6 @@ async fn after_its_time_a_key_is_free_and_its_memory_given_back() {
     eventually("a free key", async || api.send(&publish("second", "k")).await.status == 200).await;
     client.expect_event("a", "e", "second").await;
     // Nobody touches it again.
-    eventually("no keys", async || broker.metric("fanfare_idempotency_keys").await == 0).await;
-    assert_eq!(broker.metric("fanfare_idempotency_bytes").await, 0);
+    eventually("no keys", async || broker.metric("fanfare_idempotency_keys").await == 0.0).await;
+    assert_eq!(broker.metric("fanfare_idempotency_bytes").await, 0.0);
 }

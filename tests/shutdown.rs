@@ -53,6 +53,21 @@ async fn c032_established_sockets_are_sent_away_with_4200_and_new_ones_with_4100
     broker.ended(DEADLINE).await;
 }
 
+/// It says goodbye, but leaves it to the broker to hang up, as the protocol has it. That once kept the
+/// broker from stopping for as long as it gives clients to read its last words.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_answers_the_goodbye_does_not_hold_up_the_stop() {
+    let mut broker = boot(settings().server("shutdown_grace", "3s")).await;
+    let mut polite = broker.raw().await;
+    polite.frame().await.expect("the socket is established");
+    broker.begin_stop();
+    let goodbye = polite.frame().await.expect("a goodbye");
+    assert_eq!(goodbye.payload[..2], 4200u16.to_be_bytes());
+    polite.write(&common::raw::frame(0x88, &goodbye.payload[..2])).await;
+    broker.ended(DEADLINE).await;
+    drop(polite);
+}
+
 /// Its farewell waits for half a minute, which once kept the whole broker from stopping.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_consumer_does_not_hold_up_the_stop() {

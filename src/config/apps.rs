@@ -10,6 +10,8 @@ use super::sections::{BYTES, DELAY, WAIT};
 use crate::model::app::{App, Features, KeyPair, Limits, Webhook, WebhookEvent};
 use crate::model::secret::Secret;
 
+/// Nobody who is gone for longer has merely reloaded a page.
+const HOUR: Duration = Duration::from_secs(3600);
 const COUNT: usize = 1_000_000_000;
 const ITEMS: usize = 100_000;
 /// Names are part of every frame and of the names of metrics, so they stay short.
@@ -91,7 +93,7 @@ fn limits(section: &Section<'_>, base: &Limits) -> Limits {
         pong_timeout: section.duration("pong_timeout", base.pong_timeout, WAIT),
         webhook_delay: section.duration("webhook_delay", base.webhook_delay, DELAY),
         authorization_timeout: section.duration("authorization_timeout", base.authorization_timeout, WAIT),
-        offline_delay: section.duration("offline_delay", base.offline_delay, DELAY),
+        offline_delay: section.duration("offline_delay", base.offline_delay, Duration::ZERO..=HOUR),
         api_events_per_second: rate("api_events_per_second", base.api_events_per_second),
         api_reads_per_second: rate("api_reads_per_second", base.api_reads_per_second),
         idempotency_ttl: section.duration("idempotency_ttl", base.idempotency_ttl, WAIT),

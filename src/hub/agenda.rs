@@ -11,15 +11,19 @@ use super::channel::Channel;
 use super::users::User;
 use super::{Budget, Hub, Shared};
 
-/// Jobs done before other tasks get their turn.
-const JOBS_AT_ONCE: usize = 64;
-
 /// Something to do later. Each channel and each user has one at most.
 pub(super) enum Job {
     /// Tell a channel's subscribers how many they are.
     Count(Arc<Channel>),
     /// See whether a user has stayed away.
     Absence(Arc<User>),
+}
+
+/// Names a job that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ticket {
+    due: Instant,
+    number: u64,
 }
 
 /// Jobs, the one that is due first in front.
@@ -33,20 +37,28 @@ pub(super) struct Agenda {
 #[derive(Default)]
 struct State {
     next: u64,
-    jobs: BTreeMap<(Instant, u64), Job>,
+    jobs: BTreeMap<Ticket, Job>,
 }
 
 impl Agenda {
     /// Enters a job. May be called under any other lock of the hub.
-    pub(super) fn add(&self, due: Instant, job: Job) {
+    pub(super) fn add(&self, due: Instant, job: Job) -> Ticket {
         let mut state = self.state.lock();
-        let is_first = state.jobs.first_key_value().is_none_or(|((first, _), _)| due < *first);
-        let number = state.next;
+        let is_first = state.jobs.first_key_value().is_none_or(|(first, _)| due < first.due);
+        let ticket = Ticket { due, number: state.next };
         state.next += 1;
-        state.jobs.insert((due, number), job);
+        state.jobs.insert(ticket, job);
         drop(state);
         if is_first {
             self.earlier.notify_one();
+        }
+        ticket
+    }
+
+    /// Forgets a job that has become needless, if it has not begun.
+    pub(super) fn remove(&self, ticket: Option<Ticket>) {
+        if let Some(ticket) = ticket {
+            self.state.lock().jobs.remove(&ticket);
         }
     }
 
@@ -56,42 +68,33 @@ impl Agenda {
     }
 
     fn first_due(&self) -> Option<Instant> {
-        self.state.lock().jobs.first_key_value().map(|((due, _), _)| *due)
+        self.state.lock().jobs.first_key_value().map(|(first, _)| first.due)
     }
 
     fn take_due(&self, now: Instant) -> Option<Job> {
         let mut state = self.state.lock();
-        let first = state.jobs.first_entry().filter(|first| first.key().0 <= now)?;
+        let first = state.jobs.first_entry().filter(|first| first.key().due <= now)?;
         Some(first.remove())
     }
 }
 
-impl Hub {
-    /// Does what is due, for ever.
-    pub async fn keep_agenda(&self) {
-        let agenda = &self.shared.agenda;
-        loop {
-            match agenda.first_due() {
-                None => agenda.earlier.notified().await,
-                Some(due) => {
-                    tokio::select! {
-                        () = sleep_until(due) => {}
-                        () = agenda.earlier.notified() => {}
-                    }
+/// Does what is due, for ever.
+pub async fn keep_agenda(hub: Arc<Hub>) {
+    let agenda = &hub.shared.agenda;
+    loop {
+        match agenda.first_due() {
+            None => agenda.earlier.notified().await,
+            Some(due) => {
+                tokio::select! {
+                    () = sleep_until(due) => {}
+                    () = agenda.earlier.notified() => {}
                 }
             }
-            self.do_due_jobs().await;
         }
-    }
-
-    async fn do_due_jobs(&self) {
-        let mut done = 0;
-        while let Some(job) = self.shared.agenda.take_due(Instant::now()) {
-            self.shared.begin(job);
-            done += 1;
-            if done % JOBS_AT_ONCE == 0 {
-                tokio::task::yield_now().await;
-            }
+        while let Some(job) = agenda.take_due(Instant::now()) {
+            hub.shared.begin(job);
+            // A job may write to as many sockets as a chunk has.
+            tokio::task::yield_now().await;
         }
     }
 }

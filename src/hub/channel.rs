@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::agenda::Job;
+use super::agenda::{Agenda, Job, Ticket};
 use super::cache::Cached;
 use super::counting::{Counting, Tell};
 use super::fanout::{Idle, Seat, Segment, Subscriber};
@@ -22,8 +22,8 @@ use crate::model::event::{Body, Origin};
 use crate::model::member::{Member, UserId};
 use crate::model::socket::SocketId;
 
-/// Joins are let in until so many times the queue limit waits: publishers wait before that, but a
-/// client whose join is refused has no second try.
+/// Joins and counts are let in until so many times the queue limit waits: publishers wait before that,
+/// but a client whose join is refused has no second try, and who counts is not to be shut out by them.
 const JOIN_QUEUES: usize = 4;
 
 /// A channel. It lives in the map while somebody is subscribed or an event is cached.
@@ -45,6 +45,8 @@ struct State {
     members: Option<Box<Members>>,
     cached: Option<Box<Cached>>,
     counting: Option<Box<Counting>>,
+    /// The job to tell the number of subscribers.
+    count_job: Option<Ticket>,
 }
 
 /// How somebody subscribes.
@@ -190,15 +192,15 @@ impl Channel {
         state: &mut State,
         shared: &Shared,
     ) -> Idle {
-        let has_space = state.has_space(shared.settings.max_queue_bytes);
-        let (count, retired) = (state.subscribers, state.retired);
-        let Some(counting) = state.counting.as_deref_mut().filter(|_| !retired) else {
-            return Idle::new();
-        };
-        match ask(counting, count, has_space, Instant::now()) {
+        let Some(mut counting) = state.counting.take().filter(|_| !state.retired) else { return Idle::new() };
+        let has_space = state.has_space(shared.settings.max_queue_bytes.saturating_mul(JOIN_QUEUES));
+        let count = state.subscribers;
+        let tell = ask(&mut counting, count, has_space, Instant::now());
+        state.counting = Some(counting);
+        match tell {
             Tell::Now => self.announce(state, shared, Origin::Broker, Body::SubscriptionCount { count }),
             Tell::At(time) => {
-                shared.agenda.add(time, Job::Count(Arc::clone(self)));
+                state.count_job = Some(shared.agenda.add(time, Job::Count(Arc::clone(self))));
                 Idle::new()
             }
             Tell::Nothing => Idle::new(),
@@ -218,9 +220,12 @@ impl Channel {
     }
 
     /// Retires the channel if it is vacant: the caller removes it from the map.
-    pub(super) fn retire(&self) -> bool {
+    pub(super) fn retire(&self, agenda: &Agenda) -> bool {
         let mut state = self.state.lock();
-        state.retired |= state.is_vacant();
+        if state.is_vacant() {
+            state.retired = true;
+            agenda.remove(state.count_job.take());
+        }
         state.retired
     }
 

@@ -9,11 +9,20 @@ use tokio::time::Instant;
 const MANY: usize = 100;
 /// How often many subscribers are told, at most.
 const PERIOD: Duration = Duration::from_secs(5);
+/// How often few are told in a second, at most: somebody who comes and goes without end must not have
+/// the others told without end.
+const PER_SECOND: u32 = 250;
+/// How soon a channel without space is looked at again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What a channel's subscribers know of their number.
 #[derive(Debug, Default)]
 pub(super) struct Counting {
-    told: Option<(usize, Instant)>,
+    told_at: Option<Instant>,
+    /// When this second began, and how often they have been told in it.
+    second: Option<(Instant, u32)>,
+    /// Somebody has come or gone since. Whoever has come knows no number, even if it is the same.
+    outdated: bool,
     /// The agenda has an entry for this channel.
     scheduled: bool,
 }
@@ -32,27 +41,39 @@ pub(super) enum Tell {
 impl Counting {
     /// There are `count` subscribers now. `has_space`: the channel can take another event.
     pub(super) fn changed(&mut self, count: usize, has_space: bool, now: Instant) -> Tell {
-        let next = match self.told {
-            Some((_, told_at)) if count > MANY => told_at + PERIOD,
-            _ => now,
+        let next = match self.told_at {
+            Some(told_at) if count > MANY => told_at + PERIOD,
+            _ => self.next_in_turn(now),
         };
-        if next <= now && has_space {
-            self.told = Some((count, now));
+        self.outdated = next > now || !has_space;
+        if !self.outdated {
+            self.tell(now);
             return Tell::Now;
         }
         if std::mem::replace(&mut self.scheduled, true) {
             return Tell::Nothing;
         }
-        Tell::At(next.max(now + PERIOD / 5))
+        Tell::At(if next > now { next } else { now + AGAIN })
+    }
+
+    fn next_in_turn(&self, now: Instant) -> Instant {
+        match self.second {
+            Some((began, times)) if times >= PER_SECOND => (began + Duration::from_secs(1)).max(now),
+            _ => now,
+        }
+    }
+
+    fn tell(&mut self, now: Instant) {
+        self.told_at = Some(now);
+        let second = self.second.filter(|(began, _)| now < *began + Duration::from_secs(1));
+        let (began, times) = second.unwrap_or((now, 0));
+        self.second = Some((began, times + 1));
     }
 
     /// The time has come that [`Tell::At`] named.
     pub(super) fn due(&mut self, count: usize, has_space: bool, now: Instant) -> Tell {
         self.scheduled = false;
-        match self.told {
-            Some((told, _)) if told == count => Tell::Nothing,
-            _ => self.changed(count, has_space, now),
-        }
+        if self.outdated { self.changed(count, has_space, now) } else { Tell::Nothing }
     }
 }
 
@@ -66,7 +87,16 @@ mod tests {
     fn few_are_told_of_each_change() {
         let (mut counting, now) = (Counting::default(), Instant::now());
         assert!((1..=MANY).all(|count| counting.changed(count, true, now) == Tell::Now));
-        assert_eq!(counting.changed(1, true, now), Tell::Now);
+        let later = now + Duration::from_secs(1);
+        assert!((1..=MANY).all(|count| counting.changed(count, true, later) == Tell::Now));
+    }
+
+    #[test]
+    fn whoever_comes_and_goes_without_end_has_the_others_told_at_a_bounded_rate() {
+        let (mut counting, now) = (Counting::default(), Instant::now());
+        let told = (0..1000).filter(|i| counting.changed(1 + i % 2, true, now) == Tell::Now).count();
+        assert_eq!(told, PER_SECOND as usize);
+        assert_eq!(counting.due(2, true, now + Duration::from_secs(1)), Tell::Now, "and then the latest");
     }
 
     #[test]
@@ -76,9 +106,16 @@ mod tests {
         assert_eq!(counting.changed(101, true, now + MS), Tell::At(now + PERIOD));
         assert!((102..150).all(|count| counting.changed(count, true, now + MS) == Tell::Nothing));
         assert_eq!(counting.due(149, true, now + PERIOD), Tell::Now);
-        assert_eq!(counting.changed(150, true, now + PERIOD), Tell::At(now + 2 * PERIOD));
-        assert_eq!(counting.due(149, true, now + 2 * PERIOD), Tell::Nothing, "as they know already");
         assert_eq!(counting.changed(148, true, now + 2 * PERIOD + MS), Tell::Now, "long after the last");
+    }
+
+    #[test]
+    fn a_newcomer_is_told_though_the_number_is_the_same_again() {
+        let (mut counting, now) = (Counting::default(), Instant::now());
+        assert_eq!(counting.changed(150, true, now), Tell::Now);
+        assert_eq!(counting.changed(149, true, now + MS), Tell::At(now + PERIOD));
+        assert_eq!(counting.changed(150, true, now + MS), Tell::Nothing);
+        assert_eq!(counting.due(150, true, now + PERIOD), Tell::Now);
     }
 
     #[test]
@@ -93,10 +130,10 @@ mod tests {
     #[test]
     fn a_full_channel_is_told_later() {
         let (mut counting, now) = (Counting::default(), Instant::now());
-        let soon = now + PERIOD / 5;
+        let soon = now + AGAIN;
         assert_eq!(counting.changed(1, false, now), Tell::At(soon));
         assert_eq!(counting.changed(2, false, now), Tell::Nothing);
-        assert_eq!(counting.due(2, false, soon), Tell::At(soon + PERIOD / 5));
-        assert_eq!(counting.due(2, true, soon + PERIOD / 5), Tell::Now);
+        assert_eq!(counting.due(2, false, soon), Tell::At(soon + AGAIN));
+        assert_eq!(counting.due(2, true, soon + AGAIN), Tell::Now);
     }
 }

@@ -292,14 +292,7 @@ impl State {
     }
 
     fn free(&mut self, slot: usize) {
-        self.seats.try_remove(slot);
-        if self.seats.is_empty() {
-            self.seats = Slab::new();
-        } else if self.seats.len().is_power_of_two() && self.seats.len() * 4 < self.seats.capacity() {
-            // Gives back what lies behind the last place that is taken. That walks all places, so
-            // a crowd that leaves one by one has it done at each halving, not at each departure.
-            self.seats.shrink_to_fit();
-        }
+        free(&mut self.seats, slot);
     }
 }
 
@@ -307,6 +300,17 @@ impl Seat {
     /// A place for a subscriber that is told what has its place from position `since` on.
     pub(super) fn new(subscriber: &Subscriber, since: u64, id: SeatId) -> Self {
         Self { subscriber: subscriber.clone(), since, until: u64::MAX, id }
+    }
+}
+
+/// Frees a place, and gives back what lies behind the last place that is taken. That walks all places,
+/// so a crowd that leaves one by one has it done at each halving, not at each departure.
+pub(super) fn free<T>(places: &mut Slab<T>, slot: usize) {
+    places.try_remove(slot);
+    if places.is_empty() {
+        *places = Slab::new();
+    } else if places.len().is_power_of_two() && places.len() * 4 < places.capacity() {
+        places.shrink_to_fit();
     }
 }
 

@@ -6,7 +6,8 @@
 //! then `users` (who is signed in) → `watch` (who is told), and `agenda` (what is done later).
 //!
 //! Locks are short, never held over an await, and taken in this order:
-//! map entry → channel → segment → mailbox. The cache index and the agenda come after the channel.
+//! map entry → channel → segment → mailbox, and map entry → user → watcher → mailbox. The cache index
+//! comes after the channel, and the agenda after all but mailboxes, which are never locked under it.
 
 mod agenda;
 mod cache;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 
+pub use self::agenda::keep_agenda;
 pub use self::channel::{NotSubscribed, Snapshot, Subscription, Terms};
 pub use self::fanout::{Budget, Subscriber};
 pub use self::format::{Format, FormatId, Formats};
@@ -236,7 +238,7 @@ impl AppHub {
 
     /// Removes the channel if nobody and nothing is in it.
     fn give_back(&self, name: &ChannelName) {
-        self.channels.remove_if(name, |_, channel| channel.retire());
+        self.channels.remove_if(name, |_, channel| channel.retire(&self.shared.agenda));
     }
 
     /// Drops the channel's cached event if it is still the one that goes by `number`.

@@ -47,7 +47,7 @@ impl AppHub {
     }
 
     /// The users present in a channel.
-    pub fn users(&self, name: &str) -> Vec<UserId> {
+    pub fn members(&self, name: &str) -> Vec<UserId> {
         let Some(channel) = self.channels.get(name).map(|channel| Arc::clone(&channel)) else {
             return Vec::new();
         };

@@ -1,7 +1,8 @@
 //! Who is signed in, and on which sockets. Those who watch a user are told when it comes and goes;
 //! see `watch`.
 //!
-//! Locks: entry of the map → user → watcher → mailbox. Never together with a channel's.
+//! Locks: entry of the map → user → watcher → mailbox. Never together with a channel's, which this
+//! never takes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +11,11 @@ use parking_lot::Mutex;
 use slab::Slab;
 use tokio::time::Instant;
 
-use super::agenda::Job;
+use super::agenda::{Agenda, Job, Ticket};
+use super::fanout::free;
 use super::watch::{Telling, Watcher};
 use super::{AppHub, Shared};
 use crate::mailbox::Mailbox;
-use crate::model::close::CloseReason;
 use crate::model::member::UserId;
 
 /// A user who is signed in or watched. It lives in the map for as long.
@@ -37,8 +38,8 @@ struct State {
     telling: bool,
     /// Whoever is not back by then is offline.
     back_by: Option<Instant>,
-    /// The agenda has an entry for this user.
-    scheduled: bool,
+    /// The job to see whether it has come back.
+    absence_job: Option<Ticket>,
 }
 
 /// A socket's sign-in, held by its session. It must be ended, not dropped.
@@ -66,19 +67,17 @@ impl AppHub {
         }
     }
 
-    /// Begins the end of every socket that is signed in as `id`. Says how many there were.
-    pub fn terminate(&self, id: &str) -> usize {
+    /// The sockets that are signed in as `id`.
+    pub fn sockets_of(&self, id: &str) -> Vec<Arc<Mailbox>> {
         let user = self.users.get(id).map(|user| Arc::clone(&user));
-        let sockets: Vec<_> = user.map_or_else(Vec::new, |user| user.sockets());
-        for mailbox in &sockets {
-            mailbox.close(CloseReason::Terminated);
-        }
-        sockets.len()
+        user.map_or_else(Vec::new, |user| user.sockets())
     }
 
     /// How many users are signed in.
     pub fn signed_in(&self) -> usize {
-        self.users.iter().filter(|user| !user.state.lock().sockets.is_empty()).count()
+        // Nobody waits for the map while a user's lock is waited for.
+        let users: Vec<_> = self.users.iter().map(|user| Arc::clone(&user)).collect();
+        users.iter().filter(|user| !user.state.lock().sockets.is_empty()).count()
     }
 
     pub(super) fn user(&self, id: &UserId) -> Arc<User> {
@@ -91,7 +90,7 @@ impl AppHub {
 
     /// Removes the user if there is nobody who is it or watches it.
     pub(super) fn give_back_user(&self, id: &UserId) {
-        self.users.remove_if(id, |_, user| user.retire());
+        self.users.remove_if(id, |_, user| user.retire(&self.shared.agenda));
     }
 }
 
@@ -121,7 +120,7 @@ impl User {
     /// Says whether there is nobody any more who is this user or watches it.
     fn leave(self: &Arc<Self>, slot: usize, delay: Duration, shared: &Shared) -> bool {
         let mut state = self.state.lock();
-        state.sockets.try_remove(slot);
+        free(&mut state.sockets, slot);
         if !state.sockets.is_empty() {
             return false;
         }
@@ -134,8 +133,8 @@ impl User {
         }
         let back_by = Instant::now() + delay;
         state.back_by = Some(back_by);
-        if !std::mem::replace(&mut state.scheduled, true) {
-            shared.agenda.add(back_by, Job::Absence(Arc::clone(self)));
+        if state.absence_job.is_none() {
+            state.absence_job = Some(shared.agenda.add(back_by, Job::Absence(Arc::clone(self))));
         }
         false
     }
@@ -143,13 +142,12 @@ impl User {
     /// The agenda has come to this user.
     pub(super) fn absence_due(self: Arc<Self>, shared: &Shared) {
         let mut state = self.state.lock();
-        state.scheduled = false;
+        state.absence_job = None;
         let telling = match state.back_by {
             None => false,
             // It was back, and has left again since.
             Some(back_by) if back_by > Instant::now() => {
-                state.scheduled = true;
-                shared.agenda.add(back_by, Job::Absence(Arc::clone(&self)));
+                state.absence_job = Some(shared.agenda.add(back_by, Job::Absence(Arc::clone(&self))));
                 false
             }
             Some(_) => {
@@ -175,7 +173,7 @@ impl User {
     /// Lets a watcher go. Says whether there is nobody any more who is this user or watches it.
     pub(super) fn dismiss(&self, slot: usize) -> bool {
         let mut state = self.state.lock();
-        state.watchers.try_remove(slot);
+        free(&mut state.watchers, slot);
         if state.is_vacant() {
             // Nobody is left who would have to be told.
             state.back_by = None;
@@ -197,9 +195,17 @@ impl User {
         Some(Telling::new(Arc::clone(&self.id), state.told, watchers))
     }
 
-    fn retire(&self) -> bool {
+    /// Whoever told the watchers cannot go on: the next change has somebody else do it.
+    pub(super) fn stop_telling(&self) {
+        self.state.lock().telling = false;
+    }
+
+    fn retire(&self, agenda: &Agenda) -> bool {
         let mut state = self.state.lock();
-        state.retired |= state.is_vacant();
+        if state.is_vacant() {
+            state.retired = true;
+            agenda.remove(state.absence_job.take());
+        }
         state.retired
     }
 }

@@ -33,12 +33,19 @@ pub struct Watch {
 
 impl AppHub {
     /// Tells a socket which of the users are online, and from then on what changes. `ids` are
-    /// distinct.
-    pub fn watch(&self, subscriber: Subscriber, ids: &[UserId]) -> Watch {
+    /// distinct. It is told nothing more of the users that it watched `before`.
+    pub fn watch(&self, subscriber: Subscriber, ids: &[UserId], before: Option<Watch>) -> Watch {
+        if let Some(before) = &before {
+            before.end();
+        }
         let state = Mutex::new(State::Gathering(Vec::with_capacity(ids.len())));
         let watcher = Arc::new(Watcher { subscriber, state });
         let watched = ids.iter().map(|id| self.admit(id, &watcher)).collect();
         watcher.go_live(&self.shared.formats);
+        // Only now: a user who is away for a moment is forgotten once nobody watches.
+        if let Some(before) = before {
+            self.unwatch(before);
+        }
         Watch { watcher, watched }
     }
 
@@ -53,12 +60,18 @@ impl AppHub {
 
     /// Ends a socket's watchlist: it is told nothing more.
     pub fn unwatch(&self, watch: Watch) {
-        *watch.watcher.state.lock() = State::Ended;
+        watch.end();
         for (user, slot) in watch.watched {
             if user.dismiss(slot) {
                 self.give_back_user(user.id());
             }
         }
+    }
+}
+
+impl Watch {
+    fn end(&self) {
+        *self.watcher.state.lock() = State::Ended;
     }
 }
 
@@ -129,23 +142,69 @@ impl User {
         if !begins {
             return;
         }
-        while let Some(mut telling) = self.next_telling() {
-            if telling.step(&shared.formats) {
-                tokio::spawn(tell_rest(Arc::clone(self), telling, Arc::clone(&shared.formats)));
-                return;
-            }
+        let mut teller =
+            Teller { user: Arc::clone(self), formats: Arc::clone(&shared.formats), telling: None };
+        if teller.step() {
+            tokio::spawn(teller.run());
         }
     }
 }
 
-async fn tell_rest(user: Arc<User>, mut telling: Telling, formats: Formats) {
-    loop {
-        while telling.step(&formats) {
+/// Tells those who watch a user. There is one at most for each user, while it is `telling`.
+struct Teller {
+    user: Arc<User>,
+    formats: Formats,
+    /// What is being told.
+    telling: Option<Telling>,
+}
+
+impl Teller {
+    /// Tells one chunk. Says whether there is more to do.
+    fn step(&mut self) -> bool {
+        let Some(mut telling) = self.telling.take().or_else(|| self.user.next_telling()) else {
+            return false;
+        };
+        let more = telling.step(&self.formats);
+        self.telling = more.then_some(telling).or_else(|| self.user.next_telling());
+        self.telling.is_some()
+    }
+
+    async fn run(mut self) {
+        while self.step() {
             tokio::task::yield_now().await;
         }
-        match user.next_telling() {
-            Some(next) => telling = next,
-            None => return,
+    }
+}
+
+impl Drop for Teller {
+    /// Should a panic end it, the next change is told by another.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.user.stop_telling();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::FormatId;
+    use crate::mailbox::Mailbox;
+    use crate::model::socket::SocketId;
+
+    #[test]
+    fn what_changes_while_the_first_state_is_gathered_goes_into_it() {
+        let mailbox = Arc::new(Mailbox::new(SocketId::NOBODY, None, 1024, 0));
+        let subscriber = Subscriber { mailbox: Arc::clone(&mailbox), format: FormatId(0) };
+        let watcher = Watcher { subscriber, state: Mutex::new(State::Gathering(Vec::new())) };
+        let ids = ["a", "b"].map(UserId::from);
+        ids.iter().for_each(|id| watcher.gather(id, false));
+        for (id, online) in [("b", true), ("a", true), ("a", false)] {
+            watcher.tell(&UserId::from(id), online, &Bytes::from_static(b"a change"));
+        }
+        let state = watcher.state.lock();
+        let State::Gathering(first) = &*state else { panic!("it is live already") };
+        assert_eq!(first[..], [(ids[0].clone(), false), (ids[1].clone(), true)]);
+        assert_eq!(mailbox.queued(), 0, "nothing is told before the first state");
     }
 }

@@ -15,7 +15,7 @@ use crate::model::socket::SocketId;
 /// Characters of a user's id.
 pub(super) const MAX_USER_ID: usize = 128;
 /// `{"user_id":"","user_info":}` and a little: what `channel_data` has around a user.
-const CHANNEL_DATA_AROUND: usize = 32;
+pub(super) const CHANNEL_DATA_AROUND: usize = 32;
 
 /// Why an authorisation is refused. The text goes to the client; it names nothing secret.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,7 +40,7 @@ pub(super) enum AuthError {
     UserTooLarge(usize),
     #[error("The user signed in cannot be a member: the id is longer than {MAX_USER_ID} characters")]
     SignedInIdTooLong,
-    #[error("The user signed in cannot be a member: the user_info is larger than {0} bytes")]
+    #[error("The user signed in cannot be a member: it is larger than {0} bytes")]
     SignedInTooLarge(usize),
 }
 

@@ -152,7 +152,7 @@ fn place(pusher: &Pusher, admitted: &Admitted) -> Result<Place, Refusal> {
     let refuse = |reason| Refusal::new(reason, Some(admitted.protocol));
     pusher.sockets.reserve(&admitted.app).map_err(|no_place| match no_place {
         NoPlace::OverQuota => refuse(CloseReason::OverQuota),
-        NoPlace::NoId => refuse(CloseReason::OverCapacity),
+        NoPlace::NoId | NoPlace::TooManyWait => refuse(CloseReason::OverCapacity),
         NoPlace::Stopping => refuse(CloseReason::Stopping),
     })
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::auth::{AuthError, MAX_USER_ID};
+use super::auth::{AuthError, CHANNEL_DATA_AROUND, MAX_USER_ID};
 use super::json;
 use crate::model::channel::{ChannelName, OF_USER};
 use crate::model::member::{Member, UserId};
@@ -63,13 +63,15 @@ pub(super) fn read(text: &str, max_channel_name: usize) -> Result<(User, Watchli
         .map_err(|_| InvalidUser::Id(max_channel_name.saturating_sub(OF_USER.len())))?;
     let user_info = data.user_info.map(|info| Arc::from(info.get()));
     let user = User { id: Arc::from(id.as_ref()), user_info, channel };
-    Ok((user, data.watchlist.map(watchlist).unwrap_or_default()))
+    let watchlist = data.watchlist.map(|raw| watchlist(raw, max_channel_name));
+    Ok((user, watchlist.unwrap_or_default()))
 }
 
-/// What is no list is an empty one, and what is no id is left out.
-fn watchlist(raw: &RawValue) -> Watchlist {
+/// What is no list is an empty one, and what can be no user's id is left out.
+fn watchlist(raw: &RawValue, max_channel_name: usize) -> Watchlist {
     let entries: Vec<&RawValue> = serde_json::from_str(raw.get()).unwrap_or_default();
-    let ids = entries.into_iter().filter_map(json::string).filter(|id| !id.is_empty());
+    let ids = entries.into_iter().filter_map(json::string);
+    let ids = ids.filter(|id| ChannelName::of_user(id, max_channel_name).is_ok());
     let mut seen = HashSet::new();
     let mut distinct = ids.filter(|id| seen.insert(id.clone()));
     let first = distinct.by_ref().take(MAX_WATCHED).map(|id| Arc::from(id.as_ref())).collect();
@@ -85,7 +87,9 @@ impl User {
         if self.id.len() > MAX_USER_ID {
             return Err(AuthError::SignedInIdTooLong);
         }
-        if self.user_info.as_ref().is_some_and(|info| info.len() > max_bytes) {
+        // As much as its `channel_data` could have.
+        let around = r#"{"user_id":"","user_info":}"#.len();
+        if self.user_info.as_ref().is_some_and(|info| info.len() + around > max_bytes + CHANNEL_DATA_AROUND) {
             return Err(AuthError::SignedInTooLarge(max_bytes));
         }
         Ok(Member { user_id: Arc::clone(&self.id), user_info: self.user_info.clone() })
@@ -118,7 +122,7 @@ mod tests {
 
     #[test]
     fn watchlists_are_read_leniently_and_cut() {
-        for none in ["null", "5", "\"a\"", "{}", "[]", "[5,null,{},\"\"]"] {
+        for none in ["null", "5", "\"a\"", "{}", "[]", r#"[5,null,{},""]"#, r#"["a b","a/b"]"#] {
             assert_eq!(ids(none), (0, false), "{none}");
         }
         assert_eq!(ids(r#"["a","a",5,"b"]"#), (2, false));
@@ -134,8 +138,8 @@ mod tests {
             let text = format!(r#"{{"id":"{}","user_info":"{}"}}"#, "x".repeat(id), "x".repeat(info));
             read(&text, 200).expect("a user").0.member(1024)
         };
-        assert!(user(128, 1022).is_ok());
+        assert!(user(128, 1027).is_ok());
         assert_eq!(user(129, 0), Err(AuthError::SignedInIdTooLong));
-        assert_eq!(user(1, 1023), Err(AuthError::SignedInTooLarge(1024)));
+        assert_eq!(user(1, 1028), Err(AuthError::SignedInTooLarge(1024)));
     }
 }

@@ -27,8 +27,9 @@ pub(super) async fn route(
             pusher::connect(&server.pusher, request, key, arrival, alive.clone())
         }
         Some(_) => http::text(StatusCode::UPGRADE_REQUIRED, "This is a WebSocket endpoint"),
-        // The second as one library asks for it; it is the only thing there.
-        None if path.starts_with("/apps/") || path.starts_with("/users/") => {
+        None if path.starts_with("/apps/") => rest::answer(&server.pusher, request, path).await,
+        // As one library asks to end a user's connections.
+        None if path.starts_with("/users/") && !is_upgrade(&request) => {
             rest::answer(&server.pusher, request, path).await
         }
         None if is_upgrade(&request) => pusher::refuse_path(&server.pusher, request, alive.clone()),

@@ -10,7 +10,7 @@ use std::io::{self, Cursor, Read, Write};
 use bytes::Bytes;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error};
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig, WebSocketContext};
 
 use super::Session;
@@ -69,6 +69,11 @@ impl Inbox {
             begun.boundary = boundary;
         }
         Ok(())
+    }
+
+    /// Where the connection's bytes have come to, for who follows them to the peer's close frame.
+    pub(super) fn boundary(&self) -> Boundary {
+        self.incomplete.as_ref().map_or_else(Boundary::default, |begun| begun.boundary)
     }
 
     /// A context that has read all of `wire` already, so that it needs no buffer beside it.
@@ -145,12 +150,14 @@ impl Write for Wire<'_> {
 
 /// Where in the frames of a connection its bytes have come to.
 #[derive(Debug, Clone, Copy, Default)]
-struct Boundary {
+pub(super) struct Boundary {
     header: [u8; 14],
     header_len: usize,
     payload_left: u64,
     /// A fragmented message waits for its next part.
     fragmented: bool,
+    /// The peer's close frame has come.
+    closed: bool,
     /// Not WebSocket: tungstenite will say so too.
     broken: bool,
 }
@@ -158,10 +165,15 @@ struct Boundary {
 impl Boundary {
     /// No frame and no message is incomplete.
     fn is_clear(&self) -> bool {
-        self.header_len == 0 && self.payload_left == 0 && !self.fragmented && !self.broken
+        self.header_len == 0 && self.payload_left == 0 && !self.fragmented && !self.closed && !self.broken
     }
 
-    fn follow(&mut self, mut bytes: &[u8]) {
+    /// The peer has sent all of its close frame, and so its last.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed && self.header_len == 0 && self.payload_left == 0
+    }
+
+    pub(super) fn follow(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && !self.broken {
             if self.payload_left > 0 {
                 let skipped = self.payload_left.min(bytes.len() as u64);
@@ -181,8 +193,12 @@ impl Boundary {
         match FrameHeader::parse(&mut cursor) {
             Ok(Some((header, payload))) => {
                 let used = (cursor.position() as usize).saturating_sub(had);
-                if let OpCode::Data(Data::Text | Data::Binary | Data::Continue) = header.opcode {
-                    self.fragmented = !header.is_final;
+                match header.opcode {
+                    OpCode::Data(Data::Text | Data::Binary | Data::Continue) => {
+                        self.fragmented = !header.is_final;
+                    }
+                    OpCode::Control(Control::Close) => self.closed = true,
+                    _ => {}
                 }
                 (self.header_len, self.payload_left) = (0, payload);
                 &bytes[used..]
@@ -241,6 +257,16 @@ mod tests {
         assert!(!boundary_after(&first, 3).is_clear());
         assert!(!boundary_after(&with_ping, 3).is_clear(), "a ping between parts changes nothing");
         assert!(boundary_after(&done, 3).is_clear());
+    }
+
+    #[test]
+    fn the_end_of_a_close_frame_is_seen_however_the_bytes_come() {
+        let whole = [frame(0x01, b"he"), frame(0x88, &[0x0f, 0xa9, b'x'])].concat();
+        for step in 1..20 {
+            assert!(boundary_after(&whole, step).is_closed(), "{step}");
+            assert!(!boundary_after(&whole[..whole.len() - 1], step).is_closed(), "{step}");
+        }
+        assert!(!boundary_after(&frame(0x81, &[0x88, 0x80, 0, 0, 0, 0]), 3).is_closed(), "inside a message");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::websocket::PING;
 use crate::mailbox::Silence;
-use crate::model::app::Limits;
+use crate::model::app::{App, Limits};
 use crate::model::close::CloseReason;
 use crate::sockets::Sockets;
 
@@ -15,6 +15,13 @@ use crate::sockets::Sockets;
 const STANDSTILL_PERIODS: u64 = 5;
 /// Pings sent before other tasks get their turn.
 const PINGS_AT_ONCE: usize = 256;
+
+/// What a socket is due.
+enum Due {
+    Ping,
+    Dead,
+    Unauthorized,
+}
 
 /// Pings sockets that have been silent for their app's `activity_timeout`, and closes those that
 /// do not answer within `pong_timeout`; closes those that have authorised nothing in time. Only what the peer sent counts as a sign of life. Never
@@ -26,24 +33,30 @@ pub async fn sweep(sockets: Arc<Sockets>, period: Duration) {
     let mut last = sockets.now_ms();
     loop {
         ticks.tick().await;
-        sockets.close_unauthorized();
         let now = sockets.now_ms();
         // After a standstill of this process the answers may lie unread: they get another period.
         let stood_still = now.saturating_sub(last) > STANDSTILL_PERIODS * millis(period);
         last = now;
         let mut due = Vec::new();
+        if !stood_still {
+            let unauthorized = sockets.take_unauthorized().into_iter();
+            due.extend(unauthorized.map(|mailbox| (Due::Unauthorized, mailbox)));
+        }
         sockets.each(|app, mailbox| {
             let Limits { activity_timeout, pong_timeout, .. } = app.limits;
             let silence = mailbox.silence(now, millis(activity_timeout), millis(pong_timeout));
-            if silence == Silence::PingDue || silence == Silence::Dead && !stood_still {
-                due.push((silence, Arc::clone(mailbox)));
+            match silence {
+                Silence::PingDue => due.push((Due::Ping, Arc::clone(mailbox))),
+                Silence::Dead if !stood_still => due.push((Due::Dead, Arc::clone(mailbox))),
+                _ => {}
             }
         });
         // Not under the table's locks: a ping is a system call.
-        for (i, (silence, mailbox)) in due.into_iter().enumerate() {
-            match silence {
-                Silence::Dead => mailbox.close(CloseReason::NoPong),
-                _ => mailbox.push(&ping),
+        for (i, (what, mailbox)) in due.into_iter().enumerate() {
+            match what {
+                Due::Ping => mailbox.push(&ping),
+                Due::Dead => mailbox.close(CloseReason::NoPong),
+                Due::Unauthorized => mailbox.close(CloseReason::Unauthorized),
             }
             if i % PINGS_AT_ONCE == PINGS_AT_ONCE - 1 {
                 tokio::task::yield_now().await;
@@ -57,9 +70,13 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// How often to sweep so that no timeout is overrun by more than a tenth.
-pub fn period<'a>(limits: impl Iterator<Item = &'a Limits>) -> Duration {
-    let timeouts = |l: &Limits| l.activity_timeout.min(l.pong_timeout).min(l.authorization_timeout);
-    let shortest = limits.map(timeouts).min();
+pub fn period<'a>(apps: impl Iterator<Item = &'a App>) -> Duration {
+    let timeouts = |app: &App| {
+        let App { features, limits, .. } = app;
+        let shortest = limits.activity_timeout.min(limits.pong_timeout);
+        if features.authorized_connections { shortest.min(limits.authorization_timeout) } else { shortest }
+    };
+    let shortest = apps.map(timeouts).min();
     shortest
         .map_or(Duration::from_secs(1), |shortest| shortest / 10)
         .clamp(Duration::from_millis(20), Duration::from_secs(1))

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
-use super::inbox::Inbox;
+use super::inbox::{Boundary, Inbox};
 use super::wire::{Direct, Own};
 use super::{Session, TlsStream};
 use crate::http::{self, Reply};
@@ -170,6 +170,7 @@ impl<S: Session, W: Wire> Connection<S, W> {
             let (code, text) = self.session.farewell(reason);
             self.mailbox.push_farewell(close_frame(code, &text));
         }
+        let mut heard = Heard::new(reason, &self.inbox);
         let Self { mailbox, mut wire, session, .. } = self;
         drop(session);
         let (linger, alive) = match reason {
@@ -182,25 +183,52 @@ impl<S: Session, W: Wire> Connection<S, W> {
             _ => (LINGER, Some(alive)),
         };
         // Whoever does not read them in time goes without them.
-        let _ = tokio::time::timeout(linger, poll_fn(|cx| poll_linger(cx, &mailbox, &mut wire))).await;
+        let lingering = poll_fn(|cx| poll_linger(cx, &mailbox, &mut wire, &mut heard));
+        let _ = tokio::time::timeout(linger, lingering).await;
         drop(alive);
+    }
+}
+
+/// What has been heard of the peer's goodbye.
+enum Heard {
+    /// Its close frame: nothing comes after that, so there is nothing to wait for.
+    Goodbye,
+    /// Not yet; its bytes have come to here.
+    UpTo(Boundary),
+}
+
+impl Heard {
+    fn new(reason: CloseReason, inbox: &Inbox) -> Self {
+        if reason == CloseReason::ClosedByClient { Self::Goodbye } else { Self::UpTo(inbox.boundary()) }
+    }
+
+    fn is_goodbye(&self) -> bool {
+        match self {
+            Self::Goodbye => true,
+            Self::UpTo(boundary) => boundary.is_closed(),
+        }
     }
 }
 
 /// Writes what is queued, says that nothing more will come, and reads until the peer says so
 /// too: closing with unread bytes would reset the connection and take our last words with it.
-fn poll_linger(cx: &mut Context<'_>, mailbox: &Mailbox, wire: &mut impl Wire) -> Poll<()> {
+fn poll_linger(cx: &mut Context<'_>, mailbox: &Mailbox, wire: &mut impl Wire, heard: &mut Heard) -> Poll<()> {
     if ready!(mailbox.poll_flush(cx, wire)).is_err() {
         return Poll::Ready(());
     }
     ready!(wire.poll_shut_down(cx));
     let mut buffer = [0; READ_BUFFER];
-    loop {
+    while !heard.is_goodbye() {
         match ready!(wire.poll_read(cx, &mut buffer)) {
             Ok(0) | Err(_) => return Poll::Ready(()),
-            Ok(_) => {}
+            Ok(n) => {
+                if let Heard::UpTo(boundary) = heard {
+                    boundary.follow(&buffer[..n]);
+                }
+            }
         }
     }
+    Poll::Ready(())
 }
 
 /// A text frame around what `write` appends; `capacity` is a guess of its length in bytes.

@@ -5,9 +5,11 @@
 pub mod api;
 pub mod client;
 pub mod http;
+pub mod metrics;
 pub mod raw;
 pub mod settings;
 pub mod sign;
+pub mod users;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -22,6 +24,7 @@ use tokio::task::JoinHandle;
 pub use api::{Api, Signed};
 pub use client::Client;
 pub use http::{Http, Reply};
+pub use metrics::Metrics;
 pub use raw::Raw;
 pub use settings::{Settings, settings};
 pub use sign::{APP, Credentials, OTHER};
@@ -46,10 +49,15 @@ pub async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = T
 }
 
 /// Asks again and again, one round trip each, until the answer is yes.
-pub async fn eventually(what: &str, mut asked: impl AsyncFnMut() -> bool) {
+pub async fn eventually(what: &str, asked: impl AsyncFnMut() -> bool) {
+    eventually_within(DEADLINE, what, asked).await;
+}
+
+/// As [`eventually`], for the few things that may take longer.
+pub async fn eventually_within(limit: Duration, what: &str, mut asked: impl AsyncFnMut() -> bool) {
     let started = Instant::now();
     while !asked().await {
-        assert!(started.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+        assert!(started.elapsed() < limit, "not within {limit:?}: {what}");
         tokio::task::yield_now().await;
     }
 }
@@ -134,13 +142,9 @@ impl Broker {
     }
 
     /// The value of a metric without labels.
-    pub async fn metric(&self, name: &str) -> u64 {
-        let stream = in_time("a TCP connection", TcpStream::connect(self.admin)).await.expect("open");
-        let mut http = Http::over(stream);
-        http.write(b"GET /metrics HTTP/1.1\r\nHost: broker.test\r\n\r\n").await;
-        let text = http.reply().await.expect("the metrics").body;
-        let found = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-        found.unwrap_or_else(|| panic!("no {name} in {text}"))
+    pub async fn metric(&self, name: &str) -> f64 {
+        let metrics = self.metrics().await;
+        metrics.0.get(name).copied().unwrap_or_else(|| panic!("no {name} in {metrics:?}"))
     }
 
     /// A bare HTTP connection.

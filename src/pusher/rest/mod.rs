@@ -129,14 +129,16 @@ async fn route(pusher: &Pusher, request: Request<Incoming>, path: &str) -> Resul
         (&Method::GET, ["channels"]) => channels::list(&call),
         (&Method::GET, ["channels", name]) => channel::show(&call, name),
         (&Method::GET, ["channels", name, "users"]) => users::list(&call, name),
-        (&Method::POST, ["users", id, "terminate_connections"]) => terminate::terminate(&call, id),
+        (&Method::POST, ["users", id, "terminate_connections"]) if !id.is_empty() => {
+            terminate::terminate(&call, id).await
+        }
         (&Method::POST, ["channels", name, "events"]) => deprecated::trigger(&call, name, body).await,
         (&Method::GET, ["channels", name, "stats"]) => deprecated::stats(&call, name),
         _ => Err(Refusal::new(StatusCode::NOT_FOUND, "Not found")),
     }
 }
 
-/// What stands in a path behind the app's id, still encoded. A path without an app has all of it there.
+/// What stands in a path behind the app's id, still encoded; in a path without an app, all of it.
 fn segments_of(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').skip(if path.starts_with("/apps/") { 3 } else { 1 })
 }

@@ -15,7 +15,7 @@ pub(super) fn list(call: &Call<'_>, name: &str) -> Result<Reply, Refusal> {
     }
     quota::read(call)?;
     let mut body = b"{\"users\":[".to_vec();
-    for (i, user) in call.hub.users(name.as_str()).iter().enumerate() {
+    for (i, user) in call.hub.members(name.as_str()).iter().enumerate() {
         body.extend_from_slice(if i > 0 { b",{\"id\":" } else { b"{\"id\":" });
         push_quoted(&mut body, user);
         body.push(b'}');

@@ -15,20 +15,19 @@ use crate::model::member::Member;
 enum Refused {
     #[error("Invalid channel name: {0}")]
     ChannelName(String),
-    #[error("Existing subscription to channel {0}")]
+    #[error("Existing subscription to channel {}", json::shown(.0.as_str()))]
     Existing(ChannelName),
     #[error(transparent)]
     Auth(#[from] AuthError),
-    #[error("{0} is the channel of a user, and the connection is not signed in as that user")]
+    #[error("{} is the channel of a user, and the connection is not signed in as that user", json::shown(.0.as_str()))]
     NotThatUser(ChannelName),
     #[error("The connection is subscribed to {0} channels, which is the maximum")]
     TooManyChannels(usize),
-    #[error("{0} has {1} members, which is the maximum")]
+    #[error("{} has {} members, which is the maximum", json::shown(.0.as_str()), .1)]
     ChannelFull(ChannelName, usize),
-    #[error("{0} is over capacity")]
-    ChannelBusy(ChannelName),
-    #[error("The application is over its connection quota")]
-    OverQuota,
+    /// The socket is being closed, which says why. It is told nothing else any more.
+    #[error("The connection is closing")]
+    Closing,
 }
 
 impl Refused {
@@ -36,7 +35,7 @@ impl Refused {
     /// subscription stands, or the socket does not.
     fn subscription_error(&self) -> Option<(&'static str, u16)> {
         match self {
-            Self::Existing(_) | Self::ChannelBusy(_) | Self::OverQuota => None,
+            Self::Existing(_) | Self::Closing => None,
             Self::ChannelName(_) => Some(("InvalidChannel", 400)),
             Self::Auth(_) | Self::NotThatUser(_) => Some(("AuthError", 401)),
             Self::TooManyChannels(_) | Self::ChannelFull(..) => Some(("LimitReached", 4100)),
@@ -77,12 +76,12 @@ impl PusherSession {
         }
         let max_members = limits.max_presence_members;
         let terms = Terms {
-            member: self.authorise(&name, request)?,
+            member: self.verify_subscribe(&name, request)?,
             max_members,
             counted: self.app.features.subscription_count && name.kind().is_counted(),
         };
         if name.kind().access == Access::Signed && !self.authorize_socket() {
-            return Err(Refused::OverQuota);
+            return Err(Refused::Closing);
         }
         let prefix = |snapshot: &Snapshot<'_>| welcome(&self.mailbox, &name, snapshot);
         match self.hub.subscribe(&name, self.subscriber(), &terms, prefix) {
@@ -94,13 +93,17 @@ impl PusherSession {
             Err(NotSubscribed::Busy) => {
                 // A refused channel would stay pending for ever; a closed client comes back.
                 self.mailbox.close(CloseReason::OverCapacity);
-                Err(Refused::ChannelBusy(name))
+                Err(Refused::Closing)
             }
         }
     }
 
     /// Whether the socket may subscribe, and as which member.
-    fn authorise(&self, name: &ChannelName, request: &Subscribe<'_>) -> Result<Option<Member>, Refused> {
+    fn verify_subscribe(
+        &self,
+        name: &ChannelName,
+        request: &Subscribe<'_>,
+    ) -> Result<Option<Member>, Refused> {
         let kind = name.kind();
         if kind.access == Access::Signed {
             auth::verify(&self.app, self.mailbox.socket(), request)?;

@@ -7,10 +7,10 @@ use bytes::Bytes;
 
 use super::super::auth::{self, AuthError};
 use super::super::command;
-use super::super::frame;
 use super::super::user::{self, InvalidUser, MAX_WATCHED, User, Watchlist};
+use super::super::{frame, json};
 use super::PusherSession;
-use crate::hub::{SignIn, Snapshot, Subscription, Terms, Watch};
+use crate::hub::{AppHub, SignIn, Snapshot, Subscriber, Subscription, Terms, Watch};
 use crate::model::channel::ChannelName;
 use crate::model::member::UserId;
 
@@ -33,11 +33,27 @@ enum Refused {
     Auth(#[from] AuthError),
     #[error(transparent)]
     User(#[from] InvalidUser),
-    #[error("The connection is signed in as another user already: {0}")]
+    #[error("The connection is signed in as another user already: {}", json::shown(.0))]
     Another(UserId),
 }
 
 impl SignedIn {
+    fn new(user: User, sign_in: SignIn) -> Self {
+        Self { user, sign_in, channel: None, acknowledged: false, watch: None }
+    }
+
+    /// Tells the socket `first`, and from then on, if not already, what is published to the user.
+    fn receive(&mut self, hub: &Arc<AppHub>, subscriber: Subscriber, first: &Bytes) {
+        let mailbox = Arc::clone(&subscriber.mailbox);
+        if self.channel.is_some() {
+            mailbox.push(first);
+            return;
+        }
+        let prefix = |_: &Snapshot<'_>| mailbox.push(first);
+        // Only channels with members refuse anybody.
+        self.channel = hub.subscribe(&self.user.channel, subscriber, &Terms::default(), prefix).ok();
+    }
+
     /// The subscription to the user's own channel, to be ended.
     fn give_up_channel(&mut self) -> Option<Subscription> {
         self.acknowledged = false;
@@ -73,25 +89,20 @@ impl PusherSession {
     /// client subscribes by itself, as libraries do.
     fn enter(&mut self, user: User, user_data: &str) {
         let success = frame::signin_success(user_data);
-        let (sign_in, channel, watch) = match self.user.take().map(|before| *before) {
-            Some(SignedIn { sign_in, channel, watch, .. }) => (sign_in, channel, watch),
-            None => (self.hub.sign_in(&user.id, &self.mailbox), None, None),
-        };
-        let channel = match channel {
-            Some(channel) => {
-                self.mailbox.push(&success);
-                Some(channel)
+        let subscriber = self.subscriber();
+        match &mut self.user {
+            None => {
+                let sign_in = self.hub.sign_in(&user.id, &self.mailbox);
+                self.user = Some(Box::new(SignedIn::new(user, sign_in)));
             }
-            None => self.join_as_user(&user.channel, &success),
-        };
-        self.user = Some(Box::new(SignedIn { user, sign_in, channel, acknowledged: false, watch }));
-    }
-
-    /// Subscribes to the user's own channel; `first` comes before anything of it.
-    fn join_as_user(&self, name: &ChannelName, first: &Bytes) -> Option<Subscription> {
-        let prefix = |_: &Snapshot<'_>| self.mailbox.push(first);
-        // Only channels with members refuse anybody.
-        self.hub.subscribe(name, self.subscriber(), &Terms::default(), prefix).ok()
+            Some(signed_in) => {
+                signed_in.user = user;
+                signed_in.acknowledged = false;
+            }
+        }
+        if let Some(signed_in) = &mut self.user {
+            signed_in.receive(&self.hub, subscriber, &success);
+        }
     }
 
     fn watch(&mut self, watchlist: Watchlist) {
@@ -103,26 +114,23 @@ impl PusherSession {
             let text = format!("The watchlist is too long: only its first {MAX_WATCHED} users are watched");
             self.mailbox.push(&frame::error(Some(4302), &text));
         }
-        if let Some(old) = signed_in.watch.take() {
-            self.hub.unwatch(old);
-        }
+        let before = signed_in.watch.take();
         if !watchlist.ids.is_empty() {
-            signed_in.watch = Some(self.hub.watch(subscriber, &watchlist.ids));
+            signed_in.watch = Some(self.hub.watch(subscriber, &watchlist.ids, before));
+        } else if let Some(before) = before {
+            self.hub.unwatch(before);
         }
     }
 
     /// Subscribes to the channel of the user that the socket is signed in as. Says whether it is
     /// subscribed already; `None` when the channel is another user's.
     pub(super) fn subscribe_as_user(&mut self, name: &ChannelName) -> Option<bool> {
-        let mut signed_in = self.user.take_if(|signed_in| signed_in.user.channel == *name)?;
+        let subscriber = self.subscriber();
+        let signed_in = self.user.as_mut().filter(|signed_in| signed_in.user.channel == *name)?;
         let again = std::mem::replace(&mut signed_in.acknowledged, true);
-        let succeeded = frame::subscription_succeeded(name, None);
-        match &signed_in.channel {
-            Some(_) if again => {}
-            Some(_) => self.mailbox.push(&succeeded),
-            None => signed_in.channel = self.join_as_user(name, &succeeded),
+        if !again {
+            signed_in.receive(&self.hub, subscriber, &frame::subscription_succeeded(name, None));
         }
-        self.user = Some(signed_in);
         Some(again)
     }
 

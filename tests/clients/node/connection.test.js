@@ -1,12 +1,13 @@
 // Connecting, being refused, staying alive and coming back: pusher-js 8.6.0 in its node build.
 
 import assert from "node:assert/strict";
+import { createServer } from "node:net";
 import { after, before, test } from "node:test";
 
 import Pusher from "pusher-js";
 
 import { Entrance } from "./support/entrance.js";
-import { APP, DISABLED, Fanfare, SMALL } from "./support/fanfare.js";
+import { APP, DISABLED, Fanfare, SMALL, TLS_ONLY } from "./support/fanfare.js";
 import { Inbox, within } from "./support/wait.js";
 import { World, connected, settled, subscribed } from "./support/world.js";
 
@@ -106,6 +107,29 @@ test("over the connection limit is refused with 4004 until somebody leaves", asy
       if ((await next.next()).name === "connected") return;
     }
   })());
+});
+
+test("a client of an app that wants TLS is told so and comes back by TLS (4000)", async (t) => {
+  const tls = new Inbox();
+  const listener = createServer((socket) => {
+    socket.on("error", () => {});
+    socket.once("data", (hello) => {
+      tls.put({ name: "hello", data: hello });
+      socket.destroy();
+    });
+  });
+  await new Promise((resolve) => listener.listen(0, "127.0.0.1", resolve));
+  t.after(() => listener.close());
+
+  const client = world.client(t, { key: TLS_ONLY.key, wsHost: "localhost", wssPort: listener.address().port });
+  const errors = new Inbox().bind(client.connection, "error");
+  const { data: error } = await errors.next("error");
+  assert.equal(error.type, "WebSocketError");
+  assert.equal(error.error.data.code, 4000);
+  assert.ok(error.error.data.message.length > 0, "the close reason explains itself");
+  // A TLS record with a handshake in it.
+  assert.equal((await tls.next("hello")).data[0], 22);
+  assert.equal(client.connection.state, "connecting");
 });
 
 test("an event that clients may not send is answered and the connection stays", async (t) => {

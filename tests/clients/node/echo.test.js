@@ -9,7 +9,7 @@ import Pusher from "pusher-js";
 
 import { APP } from "./support/fanfare.js";
 import { Inbox } from "./support/wait.js";
-import { World, connected, settled } from "./support/world.js";
+import { World, connected, settled, signedIn } from "./support/world.js";
 
 let world;
 before(async () => {
@@ -18,7 +18,9 @@ before(async () => {
 after(() => world.stop());
 
 /** Echo as an application's bootstrap file makes it, closed when the test ends. */
-async function echo(t, { as = "ada", authEndpoint = "/broadcasting/auth", ...options } = {}) {
+async function echo(t, {
+  as = "ada", authEndpoint = "/broadcasting/auth", userAuth = "/broadcasting/user-auth", ...options
+} = {}) {
   const made = new Echo({
     broadcaster: "pusher",
     Pusher,
@@ -31,6 +33,7 @@ async function echo(t, { as = "ada", authEndpoint = "/broadcasting/auth", ...opt
     enabledTransports: ["ws"],
     authEndpoint: world.backend.url + authEndpoint,
     auth: { headers: { "X-Person": as } },
+    userAuthentication: { endpoint: world.backend.url + userAuth, headers: { "X-Person": as } },
     // Several browsers live in this one process: only one of them may hook into axios.
     withoutInterceptors: true,
     ...options,
@@ -185,6 +188,31 @@ test("toOthers: Echo's X-Socket-ID keeps a broadcast from its author", async (t)
   assert.deepEqual((await theirs.next("Posted")).data, { id: 1 });
   await theirs.next(".end");
   await mine.next(".end");
+});
+
+test("signin: the user hears what is sent to it and joins channels as itself", async (t) => {
+  const browser = await echo(t, { authEndpoint: "/plain/auth" });
+  browser.connector.signin();
+  await signedIn(browser.connector.pusher);
+  const inbox = new Inbox().bind(browser.connector.pusher.user, "invoice");
+  await world.api.sendToUser("ada", "invoice", { id: 1 });
+  assert.deepEqual((await inbox.next("invoice")).data, { id: 1 });
+  const here = hear(new Inbox(), browser.join("signed-in"), [["here"], ["error"]]);
+  assert.deepEqual((await here.next("here")).data, [{ name: "Ada Lovelace" }]);
+
+  const end = new Inbox().bind(browser.connector.pusher.connection, "disconnected");
+  await world.api.terminateUserConnections("ada");
+  await end.next("disconnected");
+  assert.equal(browser.connectionStatus(), "disconnected");
+});
+
+test("signin with another secret is refused and the rest of Echo works", async (t) => {
+  const browser = await echo(t, { userAuth: "/wrong-secret/user-auth" });
+  const errors = new Inbox().bind(browser.connector.pusher.connection, "error");
+  browser.connector.signin();
+  assert.match((await errors.next("error")).data.data.message, /Invalid signature/);
+  await joined(browser.private("after-all"));
+  assert.equal(browser.connectionStatus(), "connected");
 });
 
 test("leaving a channel and listening anew", async (t) => {

@@ -19,7 +19,8 @@ DISABLED = {"app_id": "2", "key": "disabled-key", "secret": "disabled-secret"}
 SETTINGS = f"""
 [server]
 listen = ["127.0.0.1:0"]
-shutdown_grace = "5s"
+# pysher's connections that the server closes are never closed by pysher, and given up after 5 s.
+shutdown_grace = "10s"
 
 [admin]
 listen = "127.0.0.1:0"

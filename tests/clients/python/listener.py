@@ -7,6 +7,7 @@ import json
 import queue
 
 import pysher
+from pysher.channel import Channel
 
 DEADLINE = 10
 
@@ -19,6 +20,7 @@ class Listener:
         self.errors = queue.Queue()
         self.pongs = queue.Queue()
         self.connects = queue.Queue()
+        self.sign_ins = queue.Queue()
         self.channels = {}
         self.wanted = (list(channels), [*events, "pusher:subscription_error"])
         self.client = pysher.Pusher(
@@ -28,6 +30,7 @@ class Listener:
         connection.bind("pusher:connection_established", self._connected)
         connection.bind("pusher:error", self.errors.put)
         connection.bind("pusher:pong", self.pongs.put)
+        connection.bind("pusher:signin_success", self.sign_ins.put)
         self.client.connect()
 
     def _connected(self, _data):
@@ -40,6 +43,14 @@ class Listener:
         self.channels[channel.name] = channel
         for event in ["pusher_internal:subscription_succeeded", *events]:
             channel.bind(event, lambda data, event=event: self.inbox.put((channel.name, event, data)))
+
+    def expect(self, name, events):
+        """Collects `events` of a channel that is still to be subscribed to.
+
+        From any thread but its own, pysher's `subscribe` returns too late to miss nothing.
+        """
+        self.client.channels[name] = Channel(name, self.client.connection)
+        self.watch(self.client.channels[name], [*events, "pusher:subscription_error"])
 
     def connected(self):
         """Waits for the connection and for the answer to the ping that pysher opens with."""
@@ -56,6 +67,21 @@ class Listener:
             assert event == "pusher_internal:subscription_succeeded", (channel, event, data)
             missing.remove(channel)
         return self
+
+    def sign_in(self, answer):
+        """Sends what a route for signing in answered, which pysher has no method for."""
+        self.client.connection.send_event("pusher:signin", answer)
+
+    def signed_in(self, answer):
+        """The same, and returns the user_data that the server has taken in."""
+        self.sign_in(answer)
+        return json.loads(self.sign_ins.get(timeout=DEADLINE))["user_data"]
+
+    def ended(self):
+        """Waits until the server has closed the connection for good."""
+        self.client.connection.join(DEADLINE)
+        assert not self.client.connection.is_alive()
+        assert self.client.connection.state == "disconnected"
 
     def next(self, event):
         """Data of the next event, which must be called `event`."""

@@ -1,5 +1,5 @@
-// The customer's own application: its authorisation routes, written as the frameworks' guides
-// write them, and a route that broadcasts to others.
+// The customer's own application: its routes for channels and for signing in, written as the
+// frameworks' guides write them, and a route that broadcasts to others.
 
 import { createServer } from "node:http";
 
@@ -19,6 +19,8 @@ export class Backend {
   static async start(api) {
     const backend = new Backend();
     backend.api = api;
+    /** Whom a person watches; real applications have that in their database. */
+    backend.friends = {};
     backend.http = createServer((request, response) => {
       backend.answer(request, response).catch((error) => {
         reply(response, 500, { error: String(error) });
@@ -42,7 +44,9 @@ export class Backend {
     const form = new URLSearchParams(body);
     const socket = form.get("socket_id");
     const channel = form.get("channel_name");
-    const person = PEOPLE[request.headers["x-person"] ?? "ada"];
+    const name = request.headers["x-person"] ?? "ada";
+    const person = PEOPLE[name] ?? { user_id: name };
+    const user = { id: person.user_id, user_info: person.user_info, watchlist: this.friends[name] };
     switch (request.url) {
       // A Next.js route: one call for private and presence channels alike, always with the user.
       case "/with-user/auth":
@@ -55,6 +59,10 @@ export class Backend {
         return reply(response, 200, channel.startsWith("presence-")
           ? this.api.authorizeChannel(socket, channel, person)
           : this.api.authorizeChannel(socket, channel));
+      // Who the browser's user is: by the name in Pusher's guide, and by the one that Echo asks for.
+      case "/user-auth":
+      case "/broadcasting/user-auth":
+        return reply(response, 200, this.api.authenticateUser(socket, user));
       // And what goes wrong in practice.
       case "/wrong-secret/auth":
         return reply(response, 200, stranger(this.api).authorizeChannel(socket, channel, person));
@@ -65,6 +73,15 @@ export class Backend {
       case "/tampered/auth": {
         const answer = this.api.authorizeChannel(socket, channel, person);
         answer.channel_data = answer.channel_data.replace(person.user_id, "eve");
+        return reply(response, 200, answer);
+      }
+      case "/wrong-secret/user-auth":
+        return reply(response, 200, stranger(this.api).authenticateUser(socket, user));
+      case "/wrong-socket/user-auth":
+        return reply(response, 200, this.api.authenticateUser("1.1", user));
+      case "/tampered/user-auth": {
+        const answer = this.api.authenticateUser(socket, user);
+        answer.user_data = answer.user_data.replace(user.id, "eve");
         return reply(response, 200, answer);
       }
       default:

@@ -22,6 +22,16 @@ export const QUIET = { id: "2", key: "quiet-key", secret: "quiet-secret" };
 export const DISABLED = { id: "3", key: "disabled-key", secret: "disabled-secret" };
 /** Room for one connection. */
 export const SMALL = { id: "4", key: "small-key", secret: "small-secret" };
+/** Its users are told when those they watch come and go. */
+export const WATCHED = { id: "5", key: "watched-key", secret: "watched-secret" };
+/** Its clients are told how many subscribers a channel has. */
+export const COUNTED = { id: "6", key: "counted-key", secret: "counted-secret" };
+/** Clients have to authorise something within a second. */
+export const AUTHORIZED = { id: "7", key: "authorized-key", secret: "authorized-secret" };
+/** The same, in their own time; and room for one connection that has. */
+export const GATED = { id: "9", key: "gated-key", secret: "gated-secret" };
+/** Clients have to come by TLS. */
+export const TLS_ONLY = { id: "8", key: "tls-key", secret: "tls-secret" };
 
 function settings(listen) {
   return `
@@ -56,6 +66,45 @@ key = "${SMALL.key}"
 secret = "${SMALL.secret}"
 [apps.limits]
 max_connections = 1
+
+[[apps]]
+id = "${WATCHED.id}"
+key = "${WATCHED.key}"
+secret = "${WATCHED.secret}"
+[apps.features]
+watchlist_events = true
+
+[[apps]]
+id = "${COUNTED.id}"
+key = "${COUNTED.key}"
+secret = "${COUNTED.secret}"
+[apps.features]
+subscription_count = true
+
+[[apps]]
+id = "${AUTHORIZED.id}"
+key = "${AUTHORIZED.key}"
+secret = "${AUTHORIZED.secret}"
+[apps.features]
+authorized_connections = true
+[apps.limits]
+authorization_timeout = "1s"
+
+[[apps]]
+id = "${GATED.id}"
+key = "${GATED.key}"
+secret = "${GATED.secret}"
+[apps.features]
+authorized_connections = true
+[apps.limits]
+max_connections = 1
+
+[[apps]]
+id = "${TLS_ONLY.id}"
+key = "${TLS_ONLY.key}"
+secret = "${TLS_ONLY.secret}"
+[apps.features]
+force_tls = true
 `;
 }
 

@@ -13,11 +13,22 @@ import { Inbox, within, DEADLINE } from "./wait.js";
 export const MASTER_KEY = Buffer.alloc(32, "fanfare").toString("base64");
 
 export class World {
-  static async start() {
+  static async start(app = APP) {
+    return World.of(app, await Fanfare.start());
+  }
+
+  static async of(app, server) {
     const world = new World();
-    world.server = await Fanfare.start();
+    Object.assign(world, { app, server });
     world.api = world.sdk();
     world.backend = await Backend.start(world.api);
+    return world;
+  }
+
+  /** Another app on the same server, with a backend of its own that stops when the test `t` ends. */
+  async beside(t, app) {
+    const world = await World.of(app, this.server);
+    t.after(() => world.backend.stop());
     return world;
   }
 
@@ -27,7 +38,7 @@ export class World {
   }
 
   /** The `pusher` server SDK for one app. */
-  sdk({ id, key, secret } = APP, options = {}) {
+  sdk({ id, key, secret } = this.app, options = {}) {
     return new PusherServer({
       appId: id,
       key,
@@ -40,7 +51,7 @@ export class World {
     });
   }
 
-  options({ auth = "/broadcasting/auth", as = "ada", ...options } = {}) {
+  options({ auth = "/broadcasting/auth", userAuth = "/user-auth", as = "ada", ...options } = {}) {
     return {
       cluster: "",
       wsHost: this.server.host,
@@ -52,12 +63,17 @@ export class World {
         transport: "ajax",
         headers: { "X-Person": as },
       },
+      userAuthentication: {
+        endpoint: this.backend.url + userAuth,
+        transport: "ajax",
+        headers: { "X-Person": as },
+      },
       ...options,
     };
   }
 
   /** A pusher-js client that is closed when the test `t` ends. */
-  client(t, { key = APP.key, ...options } = {}) {
+  client(t, { key = this.app.key, ...options } = {}) {
     const client = new Pusher(key, this.options(options));
     t.after(() => client.disconnect());
     return client;
@@ -92,6 +108,15 @@ export async function subscribed(client, name) {
   const { data } = await inbox.next("pusher:subscription_succeeded");
   channel.greeting = data;
   return channel;
+}
+
+/** Signs in, unless `client` is about to by itself, and waits for the server's word. */
+export async function signedIn(client, ms = DEADLINE) {
+  client.signin();
+  await within(ms, "the sign-in", client.user.signinDonePromise);
+  // That promise is also kept when it went wrong.
+  assert.notEqual(client.user.user_data, null, "the sign-in has failed");
+  return client;
 }
 
 /** Returns once the server has worked through all that `client` has sent so far. */

@@ -1,0 +1,69 @@
+//! What the broker says about itself on its private listener.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use super::{Broker, DEADLINE, Http, eventually_within, in_time};
+
+/// Every sample of one scrape, by its name with its labels.
+#[derive(Debug)]
+pub struct Metrics(pub BTreeMap<String, f64>);
+
+impl Metrics {
+    /// A sample such as `fanfare_users{app="1"}`; 0 when there is none yet.
+    pub fn get(&self, sample: &str) -> f64 {
+        self.0.get(sample).copied().unwrap_or_default()
+    }
+
+    /// The entries of one of the broker's tables.
+    pub fn table(&self, table: &str) -> f64 {
+        self.get(&format!("fanfare_table_entries{{table=\"{table}\"}}"))
+    }
+
+    /// The samples of these metrics that are not 0.
+    pub fn left_over(&self, metrics: &[&str]) -> Vec<(&str, f64)> {
+        let name = |sample: &str| sample.split('{').next().unwrap_or_default().to_owned();
+        let samples = self.0.iter().filter(|(sample, _)| metrics.contains(&name(sample).as_str()));
+        samples.filter(|(_, value)| **value != 0.0).map(|(sample, value)| (sample.as_str(), *value)).collect()
+    }
+}
+
+impl Broker {
+    /// Scrapes the private listener.
+    pub async fn metrics(&self) -> Metrics {
+        let tcp = in_time("a private connection", TcpStream::connect(self.admin)).await.expect("open");
+        let mut http = Http::over(tcp);
+        http.write(b"GET /metrics HTTP/1.1\r\nHost: broker.test\r\nConnection: close\r\n\r\n").await;
+        let reply = http.reply().await.expect("the scrape is answered");
+        assert_eq!(reply.status, 200, "{reply:?}");
+        let lines = reply.body.lines().filter(|line| !line.starts_with('#'));
+        let samples = lines.map(|line| {
+            let (sample, value) = line.rsplit_once(' ').expect("a sample and its value");
+            (sample.to_owned(), value.parse().expect("a number"))
+        });
+        Metrics(samples.collect())
+    }
+
+    /// Waits until a sample has this value.
+    pub async fn becomes(&self, sample: &str, value: f64) {
+        self.becomes_within(DEADLINE, sample, value).await;
+    }
+
+    /// As [`Broker::becomes`], for what may take longer.
+    pub async fn becomes_within(&self, limit: Duration, sample: &str, value: f64) {
+        let what = format!("{sample} is {value}");
+        eventually_within(limit, &what, async || self.metrics().await.get(sample) == value).await;
+    }
+
+    /// Waits until the first app has so many open sockets: whoever has left has left everything.
+    pub async fn has_sockets(&self, count: usize) {
+        self.becomes("fanfare_connections{app=\"1\"}", count as f64).await;
+    }
+
+    /// Waits until so many users are signed in to the first app.
+    pub async fn has_users(&self, count: usize) {
+        self.becomes("fanfare_users{app=\"1\"}", count as f64).await;
+    }
+}
