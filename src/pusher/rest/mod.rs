@@ -16,6 +16,7 @@ mod users;
 
 pub use self::quota::Quotas;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -119,7 +120,9 @@ async fn route(pusher: &Pusher, request: Request<Incoming>, path: &str) -> Resul
 
     let segments = segments_of(path);
     let call = Call { app, hub: pusher.hub.app(&app.id), query, pusher };
-    let rest: Vec<_> = segments.map(|segment| decode(segment, Plus::Literal).unwrap_or_default()).collect();
+    // What is not UTF-8 stays as it is, and so names nothing that there is.
+    let decoded = |segment| decode(segment, Plus::Literal).unwrap_or(Cow::Borrowed(segment));
+    let rest: Vec<_> = segments.map(decoded).collect();
     let rest: Vec<&str> = rest.iter().map(AsRef::as_ref).collect();
     match (&parts.method, rest.as_slice()) {
         (&Method::POST, ["events"]) => once::publish(&call, &parts.headers, Endpoint::Events, body).await,
