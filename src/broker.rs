@@ -9,23 +9,24 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use crate::admin::{self, Admin};
 use crate::apps::Apps;
-use crate::config::{Config, Listen};
+use crate::config::{self, Config, Listen};
 use crate::hub::{self, Format, FormatId, Hub};
 use crate::idempotency::Idempotency;
 use crate::metrics::Metrics;
 use crate::model::secret::Secret;
-use crate::pusher::{self, Pusher, PusherFormat, rest};
+use crate::pusher::{self, Pusher, PusherFormat, PusherWebhooks, rest};
 use crate::server::{self, Listener, Server};
+use crate::tasks::forever;
 use crate::transport::liveness;
+use crate::webhook::{self, Webhooks};
 
 /// How often cached events and kept replies are looked at whose time may be over.
 const EXPIRY_SWEEP: Duration = Duration::from_secs(1);
-/// How long a task that a panic has ended stays so.
-const RESTART_PAUSE: Duration = Duration::from_millis(100);
 /// The place of [`PusherFormat`] among the hub's wire forms.
 const PUSHER: FormatId = FormatId(0);
 
@@ -33,6 +34,7 @@ const PUSHER: FormatId = FormatId(0);
 pub struct Broker {
     server: Arc<Server>,
     admin: Arc<Admin>,
+    webhooks: Arc<Webhooks>,
     listeners: Vec<Listener>,
     admin_listener: TcpListener,
     public_addrs: Vec<SocketAddr>,
@@ -63,11 +65,14 @@ impl Broker {
         };
         let shutdown_grace = config.server.shutdown_grace;
         let token = Some(&config.admin.token).filter(|token| !token.is_empty()).map(Secret::new);
+        let webhook_settings = config.webhooks.clone();
         let pusher = Arc::new(pusher(config)?);
+        let webhooks = Arc::new(webhooks(&webhook_settings, &pusher)?);
         let admin = Arc::new(Admin {
             hub: Arc::clone(&pusher.hub),
             sockets: Arc::clone(&pusher.sockets),
             idempotency: Arc::clone(&pusher.idempotency),
+            webhooks: Arc::clone(&webhooks),
             metrics: Arc::clone(&pusher.metrics),
             token,
         });
@@ -75,6 +80,7 @@ impl Broker {
         Ok(Self {
             server,
             admin,
+            webhooks,
             listeners,
             admin_listener,
             public_addrs,
@@ -114,13 +120,42 @@ impl Broker {
         tasks.spawn(forever("expiry", move || expire(Arc::clone(&expiring))));
         let hub = Arc::clone(&pusher.hub);
         tasks.spawn(forever("agenda", move || hub::keep_agenda(Arc::clone(&hub))));
+        tasks.spawn(Arc::clone(&self.webhooks).run());
         stop.await;
-        if server::drain(&self.server, &stopping, alive, ended, self.shutdown_grace).await {
-            Ok(())
+        let deadline = Instant::now() + self.shutdown_grace;
+        self.webhooks.hurry();
+        let clean = server::drain(&self.server, &stopping, alive, ended, self.shutdown_grace).await;
+        // Only now is all told: sockets that end have something to tell.
+        let webhook_events = self.webhooks.drain(deadline).await;
+        let sockets = self.server.pusher.sockets.count();
+        if clean && webhook_events == 0 {
+            tracing::info!("stopped");
         } else {
-            Err(io::Error::new(io::ErrorKind::TimedOut, "sockets were still open at the end of the grace"))
+            tracing::warn!(sockets, webhook_events, "stopped at the end of the grace; the rest is lost");
         }
+        let late =
+            || io::Error::new(io::ErrorKind::TimedOut, "sockets were still open at the end of the grace");
+        if clean { Ok(()) } else { Err(late()) }
     }
+}
+
+/// The webhooks of the apps, told what happens in the hub.
+fn webhooks(settings: &config::Webhooks, pusher: &Pusher) -> io::Result<Webhooks> {
+    let settings = webhook::Settings {
+        connect_timeout: settings.connect_timeout,
+        timeout: settings.timeout,
+        retry_for: settings.retry_for,
+        max_queue_events: settings.max_queue_events,
+        max_queue_bytes: settings.max_queue_bytes,
+        max_failed_events: settings.max_failed_events,
+        max_failed_bytes: settings.max_failed_bytes,
+    };
+    let apps: Vec<_> = pusher.apps.all().cloned().collect();
+    let webhooks = Webhooks::new(&apps, &settings, Arc::new(PusherWebhooks))?;
+    for (app, observer) in webhooks.observers() {
+        pusher.hub.observe(app, observer);
+    }
+    Ok(webhooks)
 }
 
 fn pusher(config: Config) -> io::Result<Pusher> {
@@ -147,20 +182,6 @@ fn pusher(config: Config) -> io::Result<Pusher> {
         },
         format: PUSHER,
     })
-}
-
-/// Begins a task again should a panic end it: nobody else would notice.
-async fn forever<F: Future<Output = ()> + Send + 'static>(name: &'static str, begin: impl Fn() -> F) {
-    loop {
-        // In a set, so that it ends with this one.
-        let mut task = JoinSet::new();
-        task.spawn(begin());
-        match task.join_next().await {
-            Some(Err(error)) if error.is_panic() => tracing::error!(%error, "the {name} task begins again"),
-            _ => return,
-        }
-        tokio::time::sleep(RESTART_PAUSE).await;
-    }
 }
 
 async fn bind(listen: &Listen, tls: Option<&TlsAcceptor>) -> io::Result<Listener> {

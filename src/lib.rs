@@ -6,9 +6,10 @@
 //! * [`pusher`] — the protocol: sockets' sessions, and the HTTP API in `pusher/rest`
 //! * [`transport`] — what carries the protocol: WebSocket connections and their liveness
 //! * [`hub`] — channels: who is in them, and the fan-out of events to mailboxes
+//! * [`webhook`] — what the hub reports, told to the apps' own servers
 //! * [`admin`] — the private listener: health and metrics
 //!
-//! Below them the leaves, which all may use: [`apps`], [`accept`], [`sockets`], [`mailbox`], [`http`],
+//! Below them the leaves, which all may use: [`apps`], [`accept`], [`sockets`], [`tasks`], [`mailbox`], [`http`],
 //! [`idempotency`], [`metrics`]; and at the bottom [`model`], the shared nouns. Imports go downwards only;
 //! `scripts/check-imports` knows the directions.
 
@@ -28,7 +29,9 @@ pub mod model;
 pub mod pusher;
 pub mod server;
 pub mod sockets;
+pub mod tasks;
 pub mod transport;
+pub mod webhook;
 
 mod broker;
 

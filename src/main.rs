@@ -49,8 +49,13 @@ fn serve(config: Config, is_development: bool) -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    match runtime.and_then(|runtime| runtime.block_on(run(config, is_development))) {
+    let ended = tokio::runtime::Builder::new_multi_thread().enable_all().build().and_then(|runtime| {
+        let ended = runtime.block_on(run(config, is_development));
+        // A webhook's host may still be looked up, which cannot be cut short: nobody waits for that.
+        runtime.shutdown_background();
+        ended
+    });
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(FAILED, &format_args!("fanfare: {error}")),
     }

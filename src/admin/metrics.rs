@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::Admin;
+use super::{Admin, webhooks};
 use crate::metrics::Counter;
 use crate::model::close::CloseReason;
 
@@ -37,7 +37,8 @@ impl fmt::Debug for Live {
 impl Collector for Live {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         self.encode_gauges(&mut encoder)?;
-        self.encode_counters(&mut encoder)
+        self.encode_counters(&mut encoder)?;
+        webhooks::encode(&self.0.webhooks, &mut encoder)
     }
 }
 
@@ -93,6 +94,7 @@ impl Live {
             ("channels", tables.channels),
             ("users", tables.users),
             ("jobs", tables.jobs),
+            ("webhook_departures", self.0.webhooks.departures()),
         ] {
             ConstGauge::new(entries as i64).encode(gauge.encode_family(&[("table", table)])?)?;
         }

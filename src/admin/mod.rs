@@ -1,6 +1,7 @@
-//! The private listener: health, readiness and metrics.
+//! The private listener: health, readiness, metrics, and webhooks that failed.
 
 mod metrics;
+mod webhooks;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::idempotency::Idempotency;
 use crate::metrics::Metrics;
 use crate::model::secret::Secret;
 use crate::sockets::Sockets;
+use crate::webhook::Webhooks;
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_HTTP_BUFFER: usize = 16 * 1024;
@@ -34,6 +36,8 @@ pub struct Admin {
     pub sockets: Arc<Sockets>,
     /// Requests that are not carried out twice.
     pub idempotency: Arc<Idempotency>,
+    /// Webhooks.
+    pub webhooks: Arc<Webhooks>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// What callers must show as `Authorization: Bearer TOKEN`; `None`: nothing.
@@ -63,6 +67,7 @@ fn answer(admin: &Arc<Admin>, request: &Request<Incoming>) -> Reply {
     if !authorised(admin, request) {
         return http::text(StatusCode::UNAUTHORIZED, "Send the token as: Authorization: Bearer TOKEN");
     }
+    let query = request.uri().query().unwrap_or_default();
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/healthz") => http::text(StatusCode::OK, "ok"),
         (&Method::GET, "/readyz") if admin.sockets.are_stopping() => {
@@ -77,6 +82,8 @@ fn answer(admin: &Arc<Admin>, request: &Request<Incoming>) -> Reply {
             ),
             Err(_) => http::text(StatusCode::INTERNAL_SERVER_ERROR, "The metrics cannot be written"),
         },
+        (&Method::GET, "/webhooks/failed") => webhooks::failed(&admin.webhooks, query),
+        (&Method::POST, "/webhooks/replay") => webhooks::replay(&admin.webhooks, query),
         _ => http::text(StatusCode::NOT_FOUND, "Not found"),
     }
 }

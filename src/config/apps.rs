@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Uri;
+use hyper::header::{HeaderName, HeaderValue};
 
 use super::reading::{Section, not_one_of};
 use super::sections::{BYTES, DELAY, WAIT};
@@ -116,8 +117,38 @@ fn webhook(section: &Section<'_>) -> Webhook {
     Webhook {
         url,
         events: events.unwrap_or_else(|| WebhookEvent::ALL.map(|(event, _)| event).to_vec()),
+        channel_prefix: section.text("channel_prefix", ""),
+        headers: section.list("headers", header).unwrap_or_default(),
         batch: section.flag("batch", true),
     }
+}
+
+/// Of a request's headers, those that are not for the configuration to choose.
+const OWN_HEADERS: [&str; 8] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "transfer-encoding",
+    "user-agent",
+    "x-pusher-key",
+    "x-pusher-signature",
+];
+
+/// `Name: value`. Refusals do not show the value: it may be secret.
+fn header(line: &str) -> Result<(String, String), String> {
+    let (name, value) = line.split_once(':').ok_or("expected \"Name: value\"")?;
+    let (name, value) = (name.trim().to_ascii_lowercase(), value.trim());
+    if HeaderName::from_bytes(name.as_bytes()).is_err() {
+        return Err(format!("{name:?} is no name of a header"));
+    }
+    if HeaderValue::from_str(value).is_err() {
+        return Err(format!("the value of {name:?} has characters that a header cannot have"));
+    }
+    if OWN_HEADERS.contains(&name.as_str()) {
+        return Err(format!("{name:?} is set by the broker"));
+    }
+    Ok((name, value.to_owned()))
 }
 
 fn is_web(url: &str) -> bool {

@@ -24,7 +24,7 @@ use std::path::Path;
 pub use env::Env;
 pub use listen::Listen;
 pub use problem::{Place, Problem, Problems};
-pub use settings::{Admin, Cluster, Engine, Log, LogFormat, Server, Tls};
+pub use settings::{Admin, Cluster, Engine, Log, LogFormat, Server, Tls, Webhooks};
 
 use crate::model::app::App;
 use reading::Reading;
@@ -41,6 +41,8 @@ pub struct Config {
     pub log: Log,
     /// What joins nodes.
     pub cluster: Cluster,
+    /// How webhooks are delivered.
+    pub webhooks: Webhooks,
     /// The tenants; at least one, with ids and keys of their own.
     pub apps: Vec<App>,
     /// What is allowed but may not be meant, one line each.
@@ -162,6 +164,7 @@ fn gather(reading: &Reading) -> Config {
         admin: sections::admin(&top.section("admin")),
         log: sections::log(&top.section("log")),
         cluster: sections::cluster(&top.section("cluster")),
+        webhooks: sections::webhooks(&top.section("webhooks")),
         apps: apps::apps(&top),
         warnings: Vec::new(),
     }

@@ -15,14 +15,12 @@ pub(super) fn check(config: &Config, reading: &Reading, insecure: bool) -> Vec<S
     if !insecure {
         public_credentials(config, reading);
     }
-    let mut warnings = tight(config);
-    warnings.extend(not_served_yet(config, reading));
-    warnings
+    not_served_yet(config, reading);
+    tight(config)
 }
 
-/// What the config may say but this version does not do. Refused where leaving it out would be
-/// unsafe; otherwise only warned about.
-fn not_served_yet(config: &Config, reading: &Reading) -> Vec<String> {
+/// What the config may say but this version does not do: refused, since it would be missed.
+fn not_served_yet(config: &Config, reading: &Reading) {
     let refuse =
         |path: &str, what: &str| reading.problem(path, format!("{what} not served by this version yet"));
     for listen in config.server.listen.iter().filter(|listen| matches!(listen, Listen::Unix(_))) {
@@ -31,13 +29,6 @@ fn not_served_yet(config: &Config, reading: &Reading) -> Vec<String> {
     if config.cluster.engine == Engine::Redis {
         refuse("cluster.engine", "\"redis\" is");
     }
-    let mut warnings = Vec::new();
-    for (i, app) in config.apps.iter().enumerate() {
-        if !app.webhooks.is_empty() {
-            warnings.push(format!("apps[{i}].webhooks: has no effect in this version yet"));
-        }
-    }
-    warnings
 }
 
 /// Limits that defeat each other.

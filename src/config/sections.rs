@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::listen::{self, Listen};
 use super::reading::{Refused, Section, not_one_of};
-use super::settings::{Admin, Cluster, Engine, Log, LogFormat, Server, Tls};
+use super::settings::{Admin, Cluster, Engine, Log, LogFormat, Server, Tls, Webhooks};
 use super::tree::Value;
 
 /// Waits must end, and some must not be over before they began.
@@ -51,6 +51,20 @@ pub(super) fn admin(section: &Section<'_>) -> Admin {
         if fits { Ok(token.to_owned()) } else { Err("must be of visible ASCII characters".to_owned()) }
     });
     Admin { listen: address.unwrap_or(base.listen), token: token.unwrap_or(base.token) }
+}
+
+pub(super) fn webhooks(section: &Section<'_>) -> Webhooks {
+    let base = Webhooks::default();
+    let count = |key, default| section.number(key, default, 1..=10_000_000_usize);
+    Webhooks {
+        connect_timeout: section.duration("connect_timeout", base.connect_timeout, WAIT),
+        timeout: section.duration("timeout", base.timeout, WAIT),
+        retry_for: section.duration("retry_for", base.retry_for, DELAY),
+        max_queue_events: count("max_queue_events", base.max_queue_events),
+        max_queue_bytes: section.size("max_queue_bytes", base.max_queue_bytes, BYTES),
+        max_failed_events: count("max_failed_events", base.max_failed_events),
+        max_failed_bytes: section.size("max_failed_bytes", base.max_failed_bytes, BYTES),
+    }
 }
 
 pub(super) fn log(section: &Section<'_>) -> Log {

@@ -1,7 +1,7 @@
 //! What the hub has to do later: one list for all channels and users, worked off by one task.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -9,12 +9,12 @@ use tokio::time::{Instant, sleep_until};
 
 use super::channel::Channel;
 use super::users::User;
-use super::{Budget, Hub, Shared};
+use super::{AppHub, Budget, Hub, Shared};
 
 /// Something to do later. Each channel and each user has one at most.
 pub(super) enum Job {
     /// Tell a channel's subscribers how many they are.
-    Count(Arc<Channel>),
+    Count(Weak<AppHub>, Arc<Channel>),
     /// See whether a user has stayed away.
     Absence(Arc<User>),
 }
@@ -102,8 +102,8 @@ pub async fn keep_agenda(hub: Arc<Hub>) {
 impl Shared {
     fn begin(self: &Arc<Self>, job: Job) {
         match job {
-            Job::Count(channel) => {
-                let idle = channel.count_due(self);
+            Job::Count(app, channel) => {
+                let idle = app.upgrade().map(|app| channel.count_due(&app)).unwrap_or_default();
                 self.start(idle, &mut Budget::none());
             }
             Job::Absence(user) => user.absence_due(self),

@@ -14,11 +14,12 @@ use super::cache::Cached;
 use super::counting::{Counting, Tell};
 use super::fanout::{Idle, Seat, Segment, Subscriber};
 use super::format::Published;
+use super::notice::Fact;
 use super::presence::{Joined, Left, Members};
 use super::{AppHub, Draft, Shared};
 use crate::mailbox::SeatId;
 use crate::model::channel::ChannelName;
-use crate::model::event::{Body, Origin};
+use crate::model::event::{Body, Event, Origin};
 use crate::model::member::{Member, UserId};
 use crate::model::socket::SocketId;
 
@@ -108,8 +109,12 @@ impl Channel {
             return Some(Idle::new());
         };
         let event = app.shared.event(&self.name, draft);
+        self.note_client_event(app, &event);
         let Some(ttl) = cache_for else { return Some(state.append(Published::new(event).into())) };
         let published = Arc::new(Published::new(event.detached()));
+        if state.cached.as_deref().and_then(Cached::fresh).is_none() {
+            self.note(app, || Fact::CacheFilled);
+        }
         let old = state.cached.take().map(|old| *old);
         let cached =
             app.shared.cache.enter(app, Arc::clone(&published), std::time::Instant::now() + ttl, old);
@@ -120,7 +125,7 @@ impl Channel {
     /// See [`AppHub::subscribe`]. `Ok(None)` when the channel is retired.
     pub(super) fn subscribe(
         self: &Arc<Self>,
-        shared: &Shared,
+        app: &Arc<AppHub>,
         subscriber: &Subscriber,
         terms: &Terms,
         prefix: &mut Option<impl FnOnce(&Snapshot<'_>)>,
@@ -129,29 +134,33 @@ impl Channel {
         if state.retired {
             return Ok(None);
         }
+        let shared = &app.shared;
         let member = terms.member.as_ref();
-        let mut idle = match member {
+        let joined = match member {
             Some(member) => self.join(&mut state, shared, subscriber, member, terms.max_members)?,
-            None => Idle::new(),
+            None => None,
         };
         let id = shared.next_seat();
         subscriber.mailbox.cancel_owed(&self.name, id);
         let (segment, slot) = state.seat(&self.name, subscriber, id);
+        let cached = state.cached.as_deref().and_then(Cached::fresh);
+        let cached = cached.map(|event| event.frame(subscriber.format, &shared.formats).clone());
+        self.note_arrival(app, &state, member.filter(|_| joined.is_some()), cached.is_none());
         if let Some(prefix) = prefix.take() {
-            let cached = state.cached.as_deref().and_then(Cached::fresh);
-            let cached = cached.map(|event| event.frame(subscriber.format, &shared.formats).clone());
             prefix(&Snapshot { members: state.members.as_deref(), cached });
         }
         if terms.counted {
             state.counting.get_or_insert_default();
         }
-        idle.extend(self.count(&mut state, shared));
+        let mut idle = joined.unwrap_or_default();
+        idle.extend(self.count(&mut state, app));
         let channel = Arc::clone(self);
         let user_id = member.map(|member| Arc::clone(&member.user_id));
         Ok(Some((Subscription { channel, segment, slot, user_id }, idle)))
     }
 
-    /// The event for the others is appended before the newcomer is seated, so it misses it.
+    /// The event for the others is appended before the newcomer is seated, so it misses it. `None`
+    /// when the user is here already.
     fn join(
         &self,
         state: &mut State,
@@ -159,7 +168,7 @@ impl Channel {
         subscriber: &Subscriber,
         member: &Member,
         limit: usize,
-    ) -> Result<Idle, NotSubscribed> {
+    ) -> Result<Option<Idle>, NotSubscribed> {
         // A join is an event for everybody here, and brings another when the member leaves.
         if !state.has_space(shared.settings.max_queue_bytes.saturating_mul(JOIN_QUEUES)) {
             return Err(NotSubscribed::Busy);
@@ -167,40 +176,75 @@ impl Channel {
         let socket = subscriber.mailbox.socket();
         match state.members.get_or_insert_default().join(member, socket, limit) {
             Joined::Full => Err(NotSubscribed::Full),
-            Joined::Again => Ok(Idle::new()),
+            Joined::Again => Ok(None),
             Joined::First => {
                 let (user_id, user_info) = (Arc::clone(&member.user_id), member.user_info.clone());
                 let body = Body::MemberAdded { user_id, user_info };
-                Ok(self.announce(state, shared, Origin::Socket(socket), body))
+                Ok(Some(self.announce(state, shared, Origin::Socket(socket), body)))
             }
         }
     }
 
+    /// Reports what becomes true, if somebody wants to know. Users' channels are nobody's business.
+    fn note(&self, app: &AppHub, fact: impl FnOnce() -> Fact) {
+        if let Some(observer) = app.observer.get().filter(|_| self.name.kind().is_listed()) {
+            observer.note(&self.name, fact());
+        }
+    }
+
+    fn note_arrival(&self, app: &AppHub, state: &State, member: Option<&Member>, cache_is_empty: bool) {
+        if state.subscribers == 1 {
+            self.note(app, || Fact::Occupied);
+        }
+        if let Some(member) = member {
+            self.note(app, || Fact::MemberAdded(Arc::clone(&member.user_id)));
+        }
+        if cache_is_empty && self.name.kind().cache {
+            self.note(app, || Fact::CacheMiss);
+        }
+    }
+
+    fn note_client_event(&self, app: &AppHub, event: &Event) {
+        let (Origin::Socket(socket), Body::Message { name, data, user_id }) = (event.origin, &event.body)
+        else {
+            return;
+        };
+        self.note(app, || {
+            let (name, data, user_id) = (name.clone(), data.clone(), user_id.clone());
+            Fact::ClientEvent { name, data, socket, user_id }
+        });
+    }
+
     /// Tells the subscribers how many they are, if that is due.
-    fn count(self: &Arc<Self>, state: &mut State, shared: &Shared) -> Idle {
-        self.count_by(Counting::changed, state, shared)
+    fn count(self: &Arc<Self>, state: &mut State, app: &Arc<AppHub>) -> Idle {
+        self.count_by(Counting::changed, state, app)
     }
 
     /// The same, when the agenda comes to this channel.
-    pub(super) fn count_due(self: &Arc<Self>, shared: &Shared) -> Idle {
-        self.count_by(Counting::due, &mut self.state.lock(), shared)
+    pub(super) fn count_due(self: &Arc<Self>, app: &Arc<AppHub>) -> Idle {
+        self.count_by(Counting::due, &mut self.state.lock(), app)
     }
 
     fn count_by(
         self: &Arc<Self>,
         ask: impl FnOnce(&mut Counting, usize, bool, Instant) -> Tell,
         state: &mut State,
-        shared: &Shared,
+        app: &Arc<AppHub>,
     ) -> Idle {
+        let shared = &app.shared;
         let Some(mut counting) = state.counting.take().filter(|_| !state.retired) else { return Idle::new() };
         let has_space = state.has_space(shared.settings.max_queue_bytes.saturating_mul(JOIN_QUEUES));
         let count = state.subscribers;
         let tell = ask(&mut counting, count, has_space, Instant::now());
         state.counting = Some(counting);
         match tell {
-            Tell::Now => self.announce(state, shared, Origin::Broker, Body::SubscriptionCount { count }),
+            Tell::Now => {
+                self.note(app, || Fact::Counted(count));
+                self.announce(state, shared, Origin::Broker, Body::SubscriptionCount { count })
+            }
             Tell::At(time) => {
-                state.count_job = Some(shared.agenda.add(time, Job::Count(Arc::clone(self))));
+                state.count_job =
+                    Some(shared.agenda.add(time, Job::Count(Arc::downgrade(app), Arc::clone(self))));
                 Idle::new()
             }
             Tell::Nothing => Idle::new(),
@@ -284,7 +328,8 @@ impl State {
 impl Subscription {
     /// Takes the socket out of the channel. Returns its name, the segments to start, and whether it
     /// is vacant.
-    pub(super) fn end(self, socket: SocketId, shared: &Shared) -> (ChannelName, Idle, bool) {
+    pub(super) fn end(self, socket: SocketId, app: &Arc<AppHub>) -> (ChannelName, Idle, bool) {
+        let shared = &app.shared;
         let mut state = self.channel.state.lock();
         state.unseat(&self.segment, self.slot);
         let mut idle = Idle::new();
@@ -293,8 +338,12 @@ impl Subscription {
         {
             let body = Body::MemberRemoved { user_id: Arc::clone(user_id) };
             idle = self.channel.announce(&mut state, shared, Origin::Socket(socket), body);
+            self.channel.note(app, || Fact::MemberRemoved(Arc::clone(user_id)));
         }
-        idle.extend(self.channel.count(&mut state, shared));
+        idle.extend(self.channel.count(&mut state, app));
+        if state.subscribers == 0 {
+            self.channel.note(app, || Fact::Vacated);
+        }
         (self.channel.name.clone(), idle, state.is_vacant())
     }
 

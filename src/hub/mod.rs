@@ -15,6 +15,7 @@ mod channel;
 mod counting;
 mod fanout;
 mod format;
+mod notice;
 mod presence;
 mod queries;
 mod space;
@@ -23,8 +24,8 @@ mod tests;
 mod users;
 mod watch;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -33,6 +34,7 @@ pub use self::agenda::keep_agenda;
 pub use self::channel::{NotSubscribed, Snapshot, Subscription, Terms};
 pub use self::fanout::{Budget, Subscriber};
 pub use self::format::{Format, FormatId, Formats};
+pub use self::notice::{Fact, NoticeFormat, Observer, SharedNoticeFormat, SignedRequest};
 pub use self::presence::Members;
 pub use self::queries::{CachedEvent, Counts, Tables};
 pub use self::users::SignIn;
@@ -84,6 +86,8 @@ struct Shared {
 pub struct AppHub {
     channels: DashMap<ChannelName, Arc<Channel>>,
     users: DashMap<UserId, Arc<User>>,
+    /// Who is told what becomes true of the channels, if anybody is.
+    observer: OnceLock<Arc<dyn Observer>>,
     shared: Arc<Shared>,
 }
 
@@ -126,9 +130,14 @@ impl Hub {
         if let Some(app) = self.apps.get(id) {
             return Arc::clone(&app);
         }
-        let shared = || Arc::clone(&self.shared);
-        let new = || Arc::new(AppHub { channels: DashMap::new(), users: DashMap::new(), shared: shared() });
+        let new = || Arc::new(AppHub::new(Arc::clone(&self.shared)));
         Arc::clone(&self.apps.entry(Arc::clone(id)).or_insert_with(new))
+    }
+
+    /// Has `observer` told what becomes true of an app's channels, from now on and for good.
+    pub fn observe(&self, id: &AppId, observer: Arc<dyn Observer>) {
+        // There is one for each app: the first stays.
+        let _ = self.app(id).observer.set(observer);
     }
 
     /// Each app that anything has happened in.
@@ -146,6 +155,10 @@ impl Hub {
 }
 
 impl AppHub {
+    fn new(shared: Arc<Shared>) -> Self {
+        Self { channels: DashMap::new(), users: DashMap::new(), observer: OnceLock::new(), shared }
+    }
+
     /// Waits until every one of `channels` has space for another event.
     ///
     /// # Errors
@@ -205,7 +218,7 @@ impl AppHub {
         let mut prefix = Some(prefix);
         loop {
             let channel = self.channel(name);
-            match channel.subscribe(&self.shared, &subscriber, terms, &mut prefix) {
+            match channel.subscribe(self, &subscriber, terms, &mut prefix) {
                 Ok(Some((subscription, idle))) => {
                     self.shared.start(idle, &mut Budget::none());
                     return Ok(subscription);
@@ -220,8 +233,8 @@ impl AppHub {
     }
 
     /// Ends a socket's subscription.
-    pub fn unsubscribe(&self, socket: SocketId, subscription: Subscription) {
-        let (name, idle, vacant) = subscription.end(socket, &self.shared);
+    pub fn unsubscribe(self: &Arc<Self>, socket: SocketId, subscription: Subscription) {
+        let (name, idle, vacant) = subscription.end(socket, self);
         self.shared.start(idle, &mut Budget::none());
         if vacant {
             self.give_back(&name);

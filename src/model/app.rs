@@ -1,5 +1,6 @@
 //! An app: one tenant of the broker, with its keys, features and limits.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,14 +148,54 @@ impl Limits {
 }
 
 /// One webhook endpoint (`[[apps.webhooks]]`).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Webhook {
-    /// Where it goes.
+    /// Where it goes. May hold a password.
     pub url: String,
     /// Which notices it is told.
     pub events: Vec<WebhookEvent>,
+    /// Of which channels: those whose names begin with this.
+    pub channel_prefix: String,
     /// Several events in one request.
     pub batch: bool,
+    /// Headers that every request has besides. May hold secrets.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Webhook {
+    /// Whether it is reached by TLS.
+    pub fn is_secure(&self) -> bool {
+        self.url.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"))
+    }
+
+    /// `user:password`, decoded, if the URL has them. The colon is always there: it is what servers
+    /// look for.
+    pub fn credentials(&self) -> Option<String> {
+        let (_, rest) = self.url.split_once("://")?;
+        let authority = rest.split(['/', '?', '#']).next()?;
+        let (credentials, _) = authority.rsplit_once('@')?;
+        let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+        let decoded = |text| percent_encoding::percent_decode_str(text).decode_utf8_lossy();
+        Some(format!("{}:{}", decoded(user), decoded(password)))
+    }
+
+    /// The URL without password and query, which may be secret.
+    pub fn shown_url(&self) -> String {
+        let url = self.url.split(['?', '#']).next().unwrap_or_default();
+        let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        format!("{scheme}://{host}{path}")
+    }
+}
+
+impl fmt::Debug for Webhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Webhook")
+            .field("url", &self.shown_url())
+            .field("events", &self.events)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The kinds of webhook event.
@@ -187,4 +228,34 @@ impl WebhookEvent {
         (WebhookEvent::CacheMiss, "cache_miss"),
         (WebhookEvent::SubscriptionCount, "subscription_count"),
     ];
+
+    /// Its name in the config and on the wire.
+    pub fn name(self) -> &'static str {
+        Self::ALL.into_iter().find(|(event, _)| *event == self).map_or("", |(_, name)| name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_decoded_and_have_a_colon() {
+        for (url, credentials) in [
+            ("http://host/a@b", None),
+            ("http://name:pass%2Fword@host/", Some("name:pass/word")),
+            ("https://token@host", Some("token:")),
+            ("https://:word@host", Some(":word")),
+        ] {
+            let webhook = Webhook {
+                url: url.to_owned(),
+                events: Vec::new(),
+                channel_prefix: String::new(),
+                batch: true,
+                headers: Vec::new(),
+            };
+            assert_eq!(webhook.credentials().as_deref(), credentials, "{url}");
+            assert!(!webhook.shown_url().contains("word"), "{url}");
+        }
+    }
 }

@@ -13,12 +13,14 @@ mod query;
 pub mod rest;
 mod session;
 mod user;
+mod webhook;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::connect::{Arrival, connect, refuse_path};
 pub use self::frame::PusherFormat;
+pub use self::webhook::PusherWebhooks;
 
 use crate::apps::Apps;
 use crate::hub::{FormatId, Hub};

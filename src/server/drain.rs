@@ -21,11 +21,5 @@ pub async fn drain(
     stop.send_replace(true);
     pusher.sockets.stop();
     drop(alive);
-    let clean = tokio::time::timeout(grace, ended.recv()).await.is_ok();
-    if clean {
-        tracing::info!("stopped");
-    } else {
-        tracing::warn!(sockets = pusher.sockets.count(), "stopped at the end of the grace");
-    }
-    clean
+    tokio::time::timeout(grace, ended.recv()).await.is_ok()
 }

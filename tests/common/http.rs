@@ -1,11 +1,18 @@
 //! A very small HTTP/1.1 client: what it sends is up to the test, byte by byte.
 
+use std::net::SocketAddr;
+
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::in_time;
+
+/// A request without a body on a connection of its own.
+pub async fn ask(address: SocketAddr, method: &str, path: &str) -> Reply {
+    Http::to(address).await.ask(method, path).await
+}
 
 /// One HTTP connection.
 pub struct Http {
@@ -26,6 +33,17 @@ impl Http {
     pub fn over(stream: TcpStream) -> Self {
         let (reader, writer) = stream.into_split();
         Self { reader: BufReader::new(reader), writer }
+    }
+
+    /// A connection to this address.
+    pub async fn to(address: SocketAddr) -> Self {
+        Self::over(in_time("a TCP connection", TcpStream::connect(address)).await.expect("open"))
+    }
+
+    /// Sends a request without a body, and waits for the reply.
+    pub async fn ask(&mut self, method: &str, path: &str) -> Reply {
+        self.write(format!("{method} {path} HTTP/1.1\r\nHost: broker.test\r\n\r\n").as_bytes()).await;
+        self.reply().await.expect("a reply")
     }
 
     /// Sends bytes.

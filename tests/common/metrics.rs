@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-
-use super::{Broker, DEADLINE, Http, eventually_within, in_time};
+use super::{Broker, DEADLINE, eventually_within};
 
 /// Every sample of one scrape, by its name with its labels.
 #[derive(Debug)]
@@ -33,10 +31,7 @@ impl Metrics {
 impl Broker {
     /// Scrapes the private listener.
     pub async fn metrics(&self) -> Metrics {
-        let tcp = in_time("a private connection", TcpStream::connect(self.admin)).await.expect("open");
-        let mut http = Http::over(tcp);
-        http.write(b"GET /metrics HTTP/1.1\r\nHost: broker.test\r\nConnection: close\r\n\r\n").await;
-        let reply = http.reply().await.expect("the scrape is answered");
+        let reply = self.private("GET", "/metrics").await;
         assert_eq!(reply.status, 200, "{reply:?}");
         let lines = reply.body.lines().filter(|line| !line.starts_with('#'));
         let samples = lines.map(|line| {

@@ -6,7 +6,9 @@ pub mod api;
 pub mod client;
 pub mod http;
 pub mod metrics;
+pub mod program;
 pub mod raw;
+pub mod receiver;
 pub mod settings;
 pub mod sign;
 pub mod users;
@@ -25,7 +27,9 @@ pub use api::{Api, Signed};
 pub use client::Client;
 pub use http::{Http, Reply};
 pub use metrics::Metrics;
+pub use program::Program;
 pub use raw::Raw;
+pub use receiver::{Answer, Receiver};
 pub use settings::{Settings, settings};
 pub use sign::{APP, Credentials, OTHER};
 
@@ -145,6 +149,11 @@ impl Broker {
     pub async fn metric(&self, name: &str) -> f64 {
         let metrics = self.metrics().await;
         metrics.0.get(name).copied().unwrap_or_else(|| panic!("no {name} in {metrics:?}"))
+    }
+
+    /// A request to the private listener.
+    pub async fn private(&self, method: &str, path: &str) -> Reply {
+        http::ask(self.admin, method, path).await
     }
 
     /// A bare HTTP connection.

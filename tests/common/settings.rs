@@ -11,6 +11,9 @@ pub struct Settings {
     app: Table,
     features: Table,
     limits: Table,
+    webhooks: Table,
+    hooks: Vec<Table>,
+    neighbours_hooks: Vec<Table>,
 }
 
 /// The defaults, untouched.
@@ -43,6 +46,30 @@ impl Settings {
         self
     }
 
+    /// Sets a key of `[webhooks]`.
+    pub fn webhooks(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.webhooks.insert(key.into(), value.into());
+        self
+    }
+
+    /// Gives the first app a further webhook endpoint.
+    pub fn hook(mut self, url: &str) -> Self {
+        self.hooks.push(Table::from_iter([("url".to_owned(), url.into())]));
+        self
+    }
+
+    /// Sets a key of the endpoint added last by [`Settings::hook`].
+    pub fn of_hook(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.hooks.last_mut().expect("an endpoint").insert(key.into(), value.into());
+        self
+    }
+
+    /// Gives the second app a webhook endpoint.
+    pub fn neighbours_hook(mut self, url: &str) -> Self {
+        self.neighbours_hooks.push(Table::from_iter([("url".to_owned(), url.into())]));
+        self
+    }
+
     /// The whole as the text of a config file.
     pub fn to_toml(&self) -> String {
         let mut server = self.server.clone();
@@ -53,10 +80,14 @@ impl Settings {
         first.extend(self.app.clone());
         first.insert("features".into(), self.features.clone().into());
         first.insert("limits".into(), self.limits.clone().into());
+        first.insert("webhooks".into(), self.hooks.clone().into());
+        let mut second = app_table(OTHER);
+        second.insert("webhooks".into(), self.neighbours_hooks.clone().into());
         let mut whole = Table::new();
+        whole.insert("webhooks".into(), self.webhooks.clone().into());
         whole.insert("server".into(), server.into());
         whole.insert("admin".into(), admin.into());
-        whole.insert("apps".into(), vec![first, app_table(OTHER)].into());
+        whole.insert("apps".into(), vec![first, second].into());
         toml::to_string(&whole).expect("a table is TOML")
     }
 }

@@ -15,6 +15,7 @@ STOP_DEADLINE = 20
 
 APP = {"app_id": "1", "key": "app-key", "secret": "app-secret"}
 DISABLED = {"app_id": "2", "key": "disabled-key", "secret": "disabled-secret"}
+TELLING = {"app_id": "3", "key": "telling-key", "secret": "telling-secret"}
 
 SETTINGS = f"""
 [server]
@@ -40,15 +41,35 @@ enabled = false
 """
 
 
-class Fanfare:
-    """Started on a free loopback port; `host` and `port` are those of the public listener."""
+def webhook_settings(url):
+    """A further app that has something of every kind to tell; departures are told after a second."""
+    return f"""
+[[apps]]
+id = "{TELLING['app_id']}"
+key = "{TELLING['key']}"
+secret = "{TELLING['secret']}"
+[apps.features]
+client_events = true
+subscription_count = true
+[apps.limits]
+webhook_delay = "1s"
+[[apps.webhooks]]
+url = "{url}"
+"""
 
-    def __init__(self):
+
+class Fanfare:
+    """Started on a free loopback port; `host` and `port` are those of the public listener.
+
+    `webhooks` is the URL that those of the app `TELLING` go to, which is there only then.
+    """
+
+    def __init__(self, webhooks=None):
         binary = os.environ.get("FANFARE_BINARY")
         assert binary, "FANFARE_BINARY must name the server to test"
         self.folder = tempfile.mkdtemp(prefix="fanfare-python-")
         config = Path(self.folder, "fanfare.toml")
-        config.write_text(SETTINGS)
+        config.write_text(SETTINGS + webhook_settings(webhooks) if webhooks else SETTINGS)
         self.process = subprocess.Popen(
             [binary, "serve", "--config", str(config)],
             stdin=subprocess.DEVNULL,

@@ -33,7 +33,7 @@ export const GATED = { id: "9", key: "gated-key", secret: "gated-secret" };
 /** Clients have to come by TLS. */
 export const TLS_ONLY = { id: "8", key: "tls-key", secret: "tls-secret" };
 
-function settings(listen) {
+function settings(listen, webhooks) {
   return `
 [server]
 listen = ["${listen}"]
@@ -48,7 +48,7 @@ key = "${APP.key}"
 secret = "${APP.secret}"
 [apps.features]
 client_events = true
-
+${webhooks ? webhookSettings(webhooks) : ""}
 [[apps]]
 id = "${QUIET.id}"
 key = "${QUIET.key}"
@@ -108,15 +108,28 @@ force_tls = true
 `;
 }
 
+// There is something of every kind to tell, and departures are told after a second.
+function webhookSettings(url) {
+  return `subscription_count = true
+[apps.limits]
+webhook_delay = "1s"
+[[apps.webhooks]]
+url = "${url}"
+`;
+}
+
 export class Fanfare {
-  /** Starts the server and resolves once its public listener has said where it is. */
-  static async start({ listen = "127.0.0.1:0" } = {}) {
+  /**
+   * Starts the server and resolves once its public listener has said where it is.
+   * `webhooks`: the URL that those of the first app go to.
+   */
+  static async start({ listen = "127.0.0.1:0", webhooks } = {}) {
     const binary = process.env.FANFARE_BINARY;
     assert.ok(binary, "FANFARE_BINARY must name the server to test");
     const server = new Fanfare();
     server.folder = mkdtempSync(join(tmpdir(), "fanfare-node-"));
     const file = join(server.folder, "fanfare.toml");
-    writeFileSync(file, settings(listen));
+    writeFileSync(file, settings(listen, webhooks));
     server.child = spawn(binary, ["serve", "--config", file], { stdio: ["ignore", "pipe", "pipe"] });
     server.lines = [];
     server.exited = new Promise((resolve) => {

@@ -13,8 +13,8 @@ import { Inbox, within, DEADLINE } from "./wait.js";
 export const MASTER_KEY = Buffer.alloc(32, "fanfare").toString("base64");
 
 export class World {
-  static async start(app = APP) {
-    return World.of(app, await Fanfare.start());
+  static async start(app = APP, options) {
+    return World.of(app, await Fanfare.start(options));
   }
 
   static async of(app, server) {

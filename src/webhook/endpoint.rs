@@ -1,0 +1,299 @@
+//! One endpoint: its queue, and the task that delivers one request after the other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use data_encoding::BASE64;
+use http_body_util::Full;
+use hyper::Request;
+use hyper::header::{AUTHORIZATION, USER_AGENT};
+use parking_lot::Mutex;
+use prometheus_client::metrics::histogram::Histogram;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::client::Client;
+use super::failed::{Failed, FailedEvent};
+use super::queue::{Bounds, Next, Queue, Waiting};
+use crate::hub::SharedNoticeFormat;
+use crate::metrics::Counter;
+use crate::model::app::{App, Webhook, WebhookEvent};
+use crate::model::channel::ChannelName;
+use crate::model::event::now_ms;
+
+const AGENT: &str = concat!("fanfare/", env!("CARGO_PKG_VERSION"));
+/// The pause after the first failure; it doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How often the same trouble is logged.
+const LOG_PERIOD: Duration = Duration::from_secs(60);
+/// Upper bounds of the delivery latency's buckets, in seconds.
+const LATENCY: [f64; 10] = [0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0];
+
+/// What all endpoints deliver with.
+pub(super) struct Sender {
+    pub(super) client: Client,
+    pub(super) format: SharedNoticeFormat,
+    pub(super) failed: Failed,
+    /// How long after its creation an event is tried again.
+    pub(super) retry_for: Duration,
+    /// The broker stops: nothing waits any more.
+    pub(super) hurry: watch::Sender<bool>,
+    /// Something has been delivered or given up.
+    pub(super) progress: Notify,
+}
+
+/// Where an app's webhooks go.
+pub struct Endpoint {
+    app: Arc<App>,
+    index: usize,
+    /// Without query and password.
+    shown: Arc<str>,
+    queue: Mutex<Queue>,
+    changed: Notify,
+    in_flight: AtomicUsize,
+    /// When trouble was last logged.
+    logged: Mutex<Option<Instant>>,
+    /// What has happened so far.
+    pub stats: Stats,
+}
+
+/// Counts of one endpoint.
+#[derive(Debug)]
+pub struct Stats {
+    /// Events delivered.
+    pub sent: Counter,
+    /// Requests that failed.
+    pub failed: Counter,
+    /// Requests that were tries after the first.
+    pub retried: Counter,
+    /// Events forgotten because too many waited.
+    pub dropped: Counter,
+    /// Events given up.
+    pub dead: Counter,
+    /// Seconds from an event to its delivery.
+    pub latency: Histogram,
+}
+
+/// How the endpoint has been doing.
+struct Pace {
+    failures: u32,
+    not_before: Instant,
+    reason: Arc<str>,
+}
+
+impl Endpoint {
+    pub(super) fn new(app: &Arc<App>, index: usize, webhook: &Webhook, bounds: Bounds) -> Self {
+        let stats = Stats {
+            sent: Counter::default(),
+            failed: Counter::default(),
+            retried: Counter::default(),
+            dropped: Counter::default(),
+            dead: Counter::default(),
+            latency: Histogram::new(LATENCY),
+        };
+        Self {
+            app: Arc::clone(app),
+            index,
+            shown: Arc::from(webhook.shown_url()),
+            queue: Mutex::new(Queue::new(bounds, webhook.batch)),
+            changed: Notify::new(),
+            in_flight: AtomicUsize::new(0),
+            logged: Mutex::default(),
+            stats,
+        }
+    }
+
+    fn webhook(&self) -> &Webhook {
+        &self.app.webhooks[self.index]
+    }
+
+    /// The id of the app whose endpoint it is.
+    pub fn app(&self) -> &str {
+        &self.app.id
+    }
+
+    /// Its place in the app's list.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Events that are neither delivered nor given up.
+    pub fn unsent(&self) -> usize {
+        self.queue.lock().len() + self.in_flight.load(Ordering::Acquire)
+    }
+
+    pub(super) fn wants(&self, kind: WebhookEvent, channel: &ChannelName) -> bool {
+        let webhook = self.webhook();
+        webhook.events.contains(&kind) && channel.as_str().starts_with(&webhook.channel_prefix)
+    }
+
+    /// Queues an event.
+    pub(super) fn push(&self, event: Bytes) {
+        let waiting = Waiting { event, since: Instant::now(), created_ms: now_ms() };
+        let forgotten = self.queue.lock().push(waiting);
+        if forgotten > 0 {
+            self.stats.dropped.add(forgotten);
+            self.log("too many events wait: the oldest are forgotten");
+        }
+        self.changed.notify_one();
+    }
+
+    fn log(&self, trouble: &str) {
+        let mut logged = self.logged.lock();
+        if logged.is_none_or(|at| at.elapsed() >= LOG_PERIOD) {
+            *logged = Some(Instant::now());
+            let (app, dropped, dead) = (&self.app.id, self.stats.dropped.get(), self.stats.dead.get());
+            tracing::warn!(%app, endpoint = self.index, url = %self.shown, dropped, dead, "webhook: {trouble}");
+        }
+    }
+
+    /// Delivers, for ever.
+    pub(super) async fn run(self: Arc<Self>, sender: Arc<Sender>) {
+        let mut hurry = sender.hurry.subscribe();
+        let mut pace = Pace { failures: 0, not_before: Instant::now(), reason: Arc::from("") };
+        loop {
+            let batch = self.next_batch(&mut hurry).await;
+            self.deliver(&sender, &mut hurry, &mut pace, batch).await;
+            self.in_flight.store(0, Ordering::Release);
+            sender.progress.notify_waiters();
+        }
+    }
+
+    async fn next_batch(&self, hurry: &mut watch::Receiver<bool>) -> Vec<Waiting> {
+        loop {
+            let hurries = *hurry.borrow_and_update();
+            let due = match self.take(hurries) {
+                Next::Batch(batch) => return batch,
+                Next::At(due) => Some(due),
+                Next::Empty => None,
+            };
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+                Ok(()) = hurry.changed() => {}
+            }
+        }
+    }
+
+    /// What to send now.
+    pub(super) fn take(&self, hurries: bool) -> Next {
+        let mut queue = self.queue.lock();
+        let next = queue.next(Instant::now(), hurries);
+        if let Next::Batch(batch) = &next {
+            self.in_flight.store(batch.len(), Ordering::Release);
+        }
+        next
+    }
+
+    /// Tries until the events are delivered, or too old.
+    async fn deliver(
+        &self,
+        sender: &Sender,
+        hurry: &mut watch::Receiver<bool>,
+        pace: &mut Pace,
+        mut batch: Vec<Waiting>,
+    ) {
+        let mut attempts = 0;
+        loop {
+            // Whoever is known to be down is not asked for the sake of what is too old anyway. Only
+            // until the pause is over: somebody has to find out whether it still is.
+            if pace.not_before > Instant::now() {
+                self.give_up_old(sender, pace, &mut batch, attempts);
+            }
+            if batch.is_empty() {
+                return;
+            }
+            tokio::select! {
+                () = sleep_until(pace.not_before) => {}
+                Ok(()) = hurry.changed() => {}
+            }
+            self.stats.retried.add(usize::from(attempts > 0));
+            attempts += 1;
+            match self.attempt(sender, &batch).await {
+                Ok(()) => return self.delivered(pace, &batch),
+                Err(reason) => {
+                    self.stats.failed.add(1);
+                    self.log(&reason);
+                    pace.reason = reason.into();
+                    pace.not_before = Instant::now() + pause(pace.failures);
+                    pace.failures = pace.failures.saturating_add(1);
+                }
+            }
+        }
+    }
+
+    fn delivered(&self, pace: &mut Pace, batch: &[Waiting]) {
+        pace.failures = 0;
+        pace.not_before = Instant::now();
+        self.stats.sent.add(batch.len());
+        batch.iter().for_each(|sent| self.stats.latency.observe(sent.since.elapsed().as_secs_f64()));
+    }
+
+    /// Gives up the events that the next try would come too late for.
+    fn give_up_old(&self, sender: &Sender, pace: &Pace, batch: &mut Vec<Waiting>, attempts: u32) {
+        batch.retain(|waiting| {
+            let stays = pace.not_before.duration_since(waiting.since) <= sender.retry_for;
+            if !stays {
+                self.stats.dead.add(1);
+                sender.failed.add(FailedEvent {
+                    app: Arc::clone(&self.app.id),
+                    endpoint: self.index,
+                    url: Arc::clone(&self.shown),
+                    event: waiting.event.clone(),
+                    created_ms: waiting.created_ms,
+                    attempts,
+                    reason: Arc::clone(&pace.reason),
+                });
+            }
+            stays
+        });
+        self.in_flight.store(batch.len(), Ordering::Release);
+    }
+
+    async fn attempt(&self, sender: &Sender, batch: &[Waiting]) -> Result<(), String> {
+        let events: Vec<Bytes> = batch.iter().map(|waiting| waiting.event.clone()).collect();
+        // Written and signed anew each time: receivers refuse old ones.
+        let signed = sender.format.request(&self.app, now_ms(), &events);
+        let webhook = self.webhook();
+        let mut request = Request::post(&webhook.url).header(USER_AGENT, AGENT);
+        // One of them is all that a request may have.
+        let is_chosen = webhook.headers.iter().any(|(name, _)| name == AUTHORIZATION.as_str());
+        if let Some(credentials) = webhook.credentials().filter(|_| !is_chosen) {
+            let credentials = BASE64.encode(credentials.as_bytes());
+            request = request.header(AUTHORIZATION, format!("Basic {credentials}"));
+        }
+        for (name, value) in &webhook.headers {
+            request = request.header(name, value);
+        }
+        for (name, value) in signed.headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(Full::new(signed.body)).map_err(|error| error.to_string())?;
+        sender.client.send(request).await.map_err(|error| error.to_string())
+    }
+}
+
+/// The pause after `failures` failures in a row before this one: twice as long each time, and up to a
+/// quarter more or less, so that many do not come back at the same moment.
+fn pause(failures: u32) -> Duration {
+    let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE);
+    let random = getrandom::u32().map_or(0.5, |random| f64::from(random) / f64::from(u32::MAX));
+    pause.mul_f64(0.75 + random / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        for (failures, seconds) in [(0, 1.0), (1, 2.0), (5, 32.0), (6, 60.0), (1000, 60.0)] {
+            let pause = pause(failures).as_secs_f64();
+            assert!((seconds * 0.75..=seconds * 1.25).contains(&pause), "{failures}: {pause}");
+        }
+    }
+}

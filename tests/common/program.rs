@@ -1,0 +1,89 @@
+//! The program itself as a child process: ended by its own pid, killed if the test ends before it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use super::{Settings, in_time, within};
+
+/// A program that serves.
+pub struct Program {
+    pub address: SocketAddr,
+    /// The private listener.
+    pub admin: SocketAddr,
+    child: Child,
+    folder: PathBuf,
+}
+
+/// How a program ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    /// Its log.
+    pub log: String,
+}
+
+impl Program {
+    /// Starts it; `trusted`: the certificates that its system trusts, as PEM.
+    pub async fn start(name: &str, settings: &Settings, trusted: &str) -> Self {
+        let folder = folder(name, settings, trusted);
+        let mut child = command(&folder).spawn().expect("it starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let (mut address, mut admin) = (None, None);
+        while admin.is_none() {
+            let line = in_time("a line", lines.next_line()).await.expect("UTF-8").expect("a listener");
+            let found = line.split("http://").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+            if line.ends_with("(admin)") { admin = found } else { address = address.or(found) }
+        }
+        Self { address: address.expect("public"), admin: admin.expect("private"), child, folder }
+    }
+
+    /// Starts one that cannot serve, and returns what it says.
+    pub async fn refusal(name: &str, settings: &Settings, trusted: &str) -> String {
+        let folder = folder(name, settings, trusted);
+        let ended = in_time("the program's end", command(&folder).output()).await.expect("it starts");
+        let _ = std::fs::remove_dir_all(&folder);
+        assert!(!ended.status.success() && ended.stdout.is_empty(), "{ended:?}");
+        String::from_utf8(ended.stderr).expect("UTF-8")
+    }
+
+    /// Asks it to end, and waits for that.
+    pub async fn stop(mut self, limit: Duration) -> Ended {
+        let pid = self.child.id().expect("it still runs").to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status().await;
+        assert!(sent.is_ok_and(|status| status.success()));
+        let mut log = String::new();
+        let mut stderr = self.child.stderr.take().expect("a pipe");
+        within(limit, "the program's end", stderr.read_to_string(&mut log)).await.expect("UTF-8");
+        let code = within(limit, "an exit code", self.child.wait()).await.expect("it ends").code();
+        Ended { code, log }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A folder with its config and the certificates that it trusts.
+fn folder(name: &str, settings: &Settings, trusted: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("fanfare-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    std::fs::write(folder.join("fanfare.toml"), settings.to_toml()).expect("written");
+    std::fs::write(folder.join("roots.pem"), trusted).expect("written");
+    folder
+}
+
+/// The program, with no more of an environment than that.
+fn command(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
+    command.args(["serve", "--config"]).arg(folder.join("fanfare.toml"));
+    command.env_clear().env("SSL_CERT_FILE", folder.join("roots.pem"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}

@@ -1,0 +1,186 @@
+//! Endpoints that misbehave: each is tried again, given up with a reason, and disturbs no other; what it
+//! missed can be sent again once it is well.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::net::SocketAddr;
+
+use common::receiver::PATIENCE;
+use common::{Answer, Client, HOME, Http, Program, Receiver, Settings, boot, settings, within};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpSocket};
+
+/// Two tries: after one second, but not after three.
+const TRIES: u64 = 2;
+
+/// The first endpoint is told when channels are occupied that begin with "a", the second everything.
+fn told_to(faulty: &str, well: &Receiver) -> Settings {
+    let occupied = vec!["channel_occupied"];
+    settings()
+        .limit("webhook_delay", "0s")
+        .webhooks("retry_for", "2s")
+        .webhooks("timeout", "300ms")
+        .webhooks("connect_timeout", "300ms")
+        .hook(faulty)
+        .of_hook("batch", false)
+        .of_hook("events", occupied)
+        .of_hook("channel_prefix", "a")
+        .hook(&well.url())
+        .of_hook("batch", false)
+}
+
+fn occupied(channel: &str) -> Value {
+    json!({"name": "channel_occupied", "channel": channel})
+}
+
+async fn connect(address: SocketAddr) -> Client {
+    let mut client = Client::open(address, HOME, &[]).await.expect("a WebSocket");
+    client.expect_established().await;
+    client
+}
+
+/// Occupies channels. The other endpoint is told, whatever the faulty one does; that one fails, and
+/// the reason names no secret. Returns it, with the client.
+async fn given_up(address: SocketAddr, admin: SocketAddr, well: &mut Receiver) -> (Client, String) {
+    let mut client = connect(address).await;
+    for channel in ["a", "b", "c"] {
+        client.subscribe(channel).await;
+    }
+    well.expect(["a", "b", "c"].map(occupied)).await;
+    let mut http = Http::to(admin).await;
+    let failed = within(PATIENCE, "a failed event", async {
+        loop {
+            let reply = http.ask("GET", "/webhooks/failed").await;
+            if let Some(failed) = reply.expect_ok().pointer("/failed/0") {
+                assert!(!["hidden", "pass", "word"].iter().any(|secret| reply.body.contains(secret)));
+                return failed.clone();
+            }
+        }
+    })
+    .await;
+    assert_eq!((&failed["event"], &failed["endpoint"]), (&occupied("a"), &json!(0)));
+    assert_eq!(failed["attempts"], TRIES, "{failed}");
+    (client, failed["reason"].as_str().expect("a reason").to_owned())
+}
+
+/// Sends what failed again until it arrives: within the pause after a failure it is given up at once.
+async fn replayed(admin: SocketAddr, receiver: &mut Receiver) {
+    let mut http = Http::to(admin).await;
+    let replaying = async {
+        loop {
+            http.ask("POST", "/webhooks/replay").await.expect_ok();
+        }
+    };
+    tokio::select! {
+        event = receiver.event() => assert_eq!(event, occupied("a")),
+        () = replaying => {}
+    }
+}
+
+/// An endpoint that always answers so, until it is well.
+async fn answering(answer: Answer, reason: &str) {
+    let (mut faulty, mut well) = (Receiver::scripted([], answer).await, Receiver::new().await);
+    let broker = boot(told_to(&faulty.secret_url(), &well)).await;
+    let (_client, given) = given_up(broker.address, broker.admin, &mut well).await;
+    assert!(given.contains(reason), "{given}");
+    assert_eq!(faulty.come().len() as u64, TRIES);
+    faulty.answers(Answer::Status(200));
+    replayed(broker.admin, &mut faulty).await;
+    assert!(well.come().is_empty(), "told again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_hangs() {
+    answering(Answer::Hang, "no answer within 300ms").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_answers_when_nobody_waits_any_more() {
+    answering(Answer::Late, "no answer within 300ms").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_answers_byte_by_byte() {
+    answering(Answer::Trickle, "no answer within 300ms").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_hangs_up_in_the_middle_of_its_answer() {
+    answering(Answer::Cut, "the connection broke").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_has_moved() {
+    let elsewhere = "http://name:password@127.0.0.1/?hidden".to_owned();
+    answering(Answer::Redirect(elsewhere), "answered 301").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_refuses() {
+    answering(Answer::Status(401), "answered 401").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_speaks_something_else() {
+    answering(Answer::Babble, "the connection broke").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_where_nobody_listens() {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("bind");
+    let url = format!("http://name:password@{}/?hidden", socket.local_addr().expect("an address"));
+    let mut well = Receiver::new().await;
+    let broker = boot(told_to(&url, &well)).await;
+    let (_client, reason) = given_up(broker.address, broker.admin, &mut well).await;
+    assert!(reason.starts_with("cannot connect: "), "{reason}");
+    replayed(broker.admin, &mut Receiver::at(socket)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_whose_host_is_not_known() {
+    let mut well = Receiver::new().await;
+    let broker = boot(told_to("http://name:password@nowhere.invalid/?hidden", &well)).await;
+    let (_client, reason) = given_up(broker.address, broker.admin, &mut well).await;
+    // It depends on the resolver how soon it is known.
+    let reasons = ["cannot connect: ", "no answer within 300ms"];
+    assert!(reasons.iter().any(|known| reason.starts_with(known)), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_with_a_certificate_that_the_system_does_not_trust() {
+    let ((mut faulty, certificate), (mut well, trusted)) =
+        (Receiver::secure().await, Receiver::secure().await);
+    let settings = told_to(&faulty.secret_url(), &well);
+    let program = Program::start("untrusted", &settings, &trusted).await;
+    let (client, reason) = given_up(program.address, program.admin, &mut well).await;
+    assert!(reason.starts_with("cannot connect: ") && reason.contains("certificate"), "{reason}");
+    assert!(faulty.come().is_empty(), "it was told something");
+    drop(client);
+    let ended = program.stop(PATIENCE).await;
+    assert!(!["hidden", "pass", "word"].iter().any(|secret| ended.log.contains(secret)), "{}", ended.log);
+    // Nothing but the trust was missing.
+    let program = Program::start("trusted", &settings, &format!("{certificate}{trusted}")).await;
+    connect(program.address).await.subscribe("a").await;
+    assert_eq!(faulty.event().await, occupied("a"));
+    assert_eq!(program.stop(PATIENCE).await.code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_never_finishes_a_handshake() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let url = format!("https://localhost:{}/", silent.local_addr().expect("an address").port());
+    let (mut well, trusted) = Receiver::secure().await;
+    let program = Program::start("handshake", &told_to(&url, &well), &trusted).await;
+    let (_client, reason) = given_up(program.address, program.admin, &mut well).await;
+    assert_eq!(reason, "no answer within 300ms");
+}
+
+/// Without any roots, certificates cannot be checked; it is told before anything is served.
+#[tokio::test]
+async fn a_system_that_trusts_nobody_cannot_reach_endpoints_by_https() {
+    let (receiver, _) = Receiver::secure().await;
+    let told = Program::refusal("rootless", &settings().hook(&receiver.url()), "").await;
+    assert!(told.contains("webhooks need the system's root certificates"), "{told}");
+}
