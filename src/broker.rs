@@ -22,13 +22,14 @@ use crate::model::secret::Secret;
 use crate::pusher::{self, Pusher, PusherFormat, PusherWebhooks, rest};
 use crate::server::{self, Listener, Server};
 use crate::tasks::forever;
-use crate::transport::liveness;
+use crate::transport::fallback::{self, Sessions};
+use crate::transport::{Framing, liveness};
 use crate::webhook::{self, Webhooks};
 
 /// How often cached events and kept replies are looked at whose time may be over.
 const EXPIRY_SWEEP: Duration = Duration::from_secs(1);
-/// The place of [`PusherFormat`] among the hub's wire forms.
-const PUSHER: FormatId = FormatId(0);
+/// The place of the first [`PusherFormat`] among the hub's wire forms.
+const FIRST_FORMAT: FormatId = FormatId(0);
 
 /// A broker with its listeners bound. It serves nobody until it is run.
 pub struct Broker {
@@ -60,8 +61,14 @@ impl Broker {
         let admin_addr = admin_listener.local_addr()?;
         let sweep_period = liveness::period(config.apps.iter());
         let settings = server::Settings {
+            path_prefix: config.server.path_prefix.clone(),
             trusted_proxies: config.server.trusted_proxies.clone(),
             header_timeout: config.server.header_timeout,
+        };
+        let fallback = fallback::Settings {
+            max_sessions: config.server.max_fallback_sessions,
+            max_per_address: config.server.max_fallback_sessions_per_ip,
+            body_timeout: config.server.body_timeout,
         };
         let shutdown_grace = config.server.shutdown_grace;
         let token = Some(&config.admin.token).filter(|token| !token.is_empty()).map(Secret::new);
@@ -76,7 +83,8 @@ impl Broker {
             metrics: Arc::clone(&pusher.metrics),
             token,
         });
-        let server = Arc::new(Server { pusher, settings });
+        let fallback = Arc::new(Sessions::new(Arc::clone(&pusher.sockets), fallback));
+        let server = Arc::new(Server { pusher, fallback, settings });
         Ok(Self {
             server,
             admin,
@@ -165,7 +173,8 @@ fn pusher(config: Config) -> io::Result<Pusher> {
         queue_timeout: config.server.queue_timeout,
         max_cache_bytes: config.server.max_cache_bytes,
     };
-    let formats: Arc<[Box<dyn Format>]> = Arc::new([Box::new(PusherFormat)]);
+    let formats: Arc<[Box<dyn Format>]> =
+        Framing::ALL.into_iter().map(|framing| Box::new(PusherFormat(framing)) as Box<dyn Format>).collect();
     let hub = Hub::new(settings, formats, Arc::clone(&metrics)).map_err(io::Error::other)?;
     Ok(Pusher {
         apps: Apps::new(config.apps),
@@ -175,12 +184,11 @@ fn pusher(config: Config) -> io::Result<Pusher> {
         idempotency: Arc::new(Idempotency::new(config.server.queue_timeout)),
         metrics,
         settings: pusher::Settings {
-            path_prefix: config.server.path_prefix,
             max_mailbox_bytes: config.server.max_mailbox_bytes,
             body_timeout: config.server.body_timeout,
             subscription_errors: config.server.subscription_errors,
         },
-        format: PUSHER,
+        first_format: FIRST_FORMAT,
     })
 }
 

@@ -1,10 +1,12 @@
 //! HTTP replies, and request bodies that are bounded in bytes and time.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 
@@ -13,7 +15,96 @@ use hyper::{Response, StatusCode};
 const KEPT_BUFFER: usize = 256 * 1024;
 
 /// What the broker answers.
-pub type Reply = Response<Full<Bytes>>;
+pub type Reply = Response<ReplyBody>;
+
+/// The body of a reply: whole, or piece by piece for as long as it lasts.
+pub struct ReplyBody(Content);
+
+enum Content {
+    Whole(Full<Bytes>),
+    Stream(Stream),
+}
+
+/// A body that comes piece by piece, and what is dropped when it has ended.
+struct Stream {
+    body: Pin<Box<dyn Body<Data = Bytes, Error = Interrupted> + Send>>,
+    _end: Option<Box<dyn Send>>,
+}
+
+/// A reply that cannot be finished: its connection is broken off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the reply was broken off")]
+pub struct Interrupted;
+
+impl ReplyBody {
+    /// A body that comes piece by piece.
+    pub fn stream(body: impl Body<Data = Bytes, Error = Interrupted> + Send + 'static) -> Self {
+        Self(Content::Stream(Stream { body: Box::pin(body), _end: None }))
+    }
+
+    /// Whether it comes piece by piece.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.0, Content::Stream(_))
+    }
+
+    /// The same, with something that is dropped when it has ended.
+    #[must_use]
+    pub fn until_its_end(mut self, end: impl Send + 'static) -> Self {
+        if let Content::Stream(stream) = &mut self.0 {
+            stream._end = Some(Box::new(end));
+        }
+        self
+    }
+
+    /// The bytes of a whole body.
+    pub fn whole(&self) -> Option<Bytes> {
+        match &self.0 {
+            Content::Whole(body) => Some(body.clone().into_inner().unwrap_or_default()),
+            Content::Stream(_) => None,
+        }
+    }
+}
+
+impl From<Bytes> for ReplyBody {
+    fn from(bytes: Bytes) -> Self {
+        Self(Content::Whole(Full::new(bytes)))
+    }
+}
+
+impl Default for ReplyBody {
+    fn default() -> Self {
+        Self::from(Bytes::new())
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = Interrupted;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
+        match &mut self.0 {
+            Content::Whole(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Content::Stream(stream) => stream.body.as_mut().poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Content::Whole(body) => body.is_end_stream(),
+            Content::Stream(stream) => stream.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Content::Whole(body) => body.size_hint(),
+            Content::Stream(stream) => stream.body.size_hint(),
+        }
+    }
+}
 
 /// A JSON reply.
 pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Reply {
@@ -32,7 +123,7 @@ pub fn text(status: StatusCode, line: &str) -> Reply {
 /// A reply of any content type. A large one ends the connection.
 pub fn reply(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Reply {
     let is_large = body.len() > KEPT_BUFFER;
-    let mut reply = Response::new(Full::new(body));
+    let mut reply = Response::new(ReplyBody::from(body));
     *reply.status_mut() = status;
     reply.headers_mut().insert(CONTENT_TYPE, content_type);
     if is_large { last(reply) } else { reply }

@@ -172,7 +172,7 @@ struct Kept {
 
 impl Kept {
     fn of(reply: &Reply) -> Self {
-        let body = reply.body().clone().into_inner().unwrap_or_default();
+        let body = reply.body().whole().unwrap_or_default();
         // Copied: what it was written into may be larger than what is counted.
         let body = Bytes::copy_from_slice(&body);
         Self { status: reply.status(), content_type: reply.headers().get(CONTENT_TYPE).cloned(), body }

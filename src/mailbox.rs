@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use crate::model::channel::ChannelName;
 use crate::model::close::CloseReason;
 use crate::model::socket::SocketId;
+use crate::model::transport::Transport;
 
 /// Buffers joined in one system call when a backlog is written.
 const WRITE_AT_ONCE: usize = 32;
@@ -28,6 +29,7 @@ pub type SeatId = u64;
 /// limit the socket is closed as a slow consumer.
 pub struct Mailbox {
     socket: SocketId,
+    transport: Transport,
     /// Where to write through to, for a plain connection. In one allocation with the lock: whoever
     /// has the lock is about to need it. Other connections are written by their own task alone.
     stream: Option<TcpStream>,
@@ -62,9 +64,16 @@ struct Owed {
 impl Mailbox {
     /// A mailbox that queues at most `limit` bytes, in front of `stream` or of a connection that
     /// only its own task can write to.
-    pub fn new(socket: SocketId, stream: Option<TcpStream>, limit: usize, now_ms: u64) -> Self {
+    pub fn new(
+        socket: SocketId,
+        transport: Transport,
+        stream: Option<TcpStream>,
+        limit: usize,
+        now_ms: u64,
+    ) -> Self {
         Self {
             socket,
+            transport,
             stream,
             limit,
             heard_ms: AtomicU64::new(now_ms),
@@ -76,6 +85,11 @@ impl Mailbox {
     /// Whose mailbox this is.
     pub fn socket(&self) -> SocketId {
         self.socket
+    }
+
+    /// What carries its messages.
+    pub fn transport(&self) -> Transport {
+        self.transport
     }
 
     /// Writes ready-made frames, or queues them. Does nothing once the socket is closing.
@@ -249,6 +263,13 @@ pub trait Wire: Send + 'static {
 
     /// Tells the peer that nothing more will come.
     fn poll_shut_down(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+/// What is queued in a mailbox that nobody drives.
+pub fn drain(mailbox: &Mailbox) -> Vec<u8> {
+    let mut state = mailbox.state.lock();
+    state.queued = 0;
+    Vec::from(std::mem::take(&mut state.queue)).concat()
 }
 
 /// What a peer's silence means.

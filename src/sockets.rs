@@ -13,6 +13,7 @@ use crate::mailbox::Mailbox;
 use crate::model::app::{App, AppId};
 use crate::model::close::CloseReason;
 use crate::model::socket::SocketId;
+use crate::model::transport::Transport;
 
 /// Where sockets do not count before they are authorised, as many may wait for that as there may be
 /// in all, but at least this many.
@@ -222,6 +223,13 @@ impl Sockets {
     /// Whether all sockets are being closed for good.
     pub fn are_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// How many sockets each transport carries.
+    pub fn by_transport(&self) -> [(Transport, usize); Transport::ALL.len()] {
+        let mut counts = Transport::ALL.map(|transport| (transport, 0));
+        self.each(|_, mailbox| counts[mailbox.transport() as usize].1 += 1);
+        counts
     }
 
     /// How many sockets each app has open.

@@ -49,6 +49,13 @@ impl Live {
         for (app, count) in self.0.sockets.counts() {
             ConstGauge::new(count as i64).encode(sockets.encode_family(&[("app", app.as_ref())])?)?;
         }
+        let help = "Open sockets, by what carries them";
+        let mut carried =
+            encoder.encode_descriptor("transport_connections", help, None, MetricType::Gauge)?;
+        for (transport, count) in self.0.sockets.by_transport() {
+            let labels = [("transport", transport.name())];
+            ConstGauge::new(count as i64).encode(carried.encode_family(&labels)?)?;
+        }
         let (mut channels, mut subscriptions) = (Vec::new(), Vec::new());
         let (mut members, mut users) = (Vec::new(), Vec::new());
         self.0.hub.each_app(|id, hub| {

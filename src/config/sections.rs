@@ -26,6 +26,7 @@ const YEAR: Duration = Duration::from_secs(31_557_600);
 pub(super) fn server(section: &Section<'_>) -> Server {
     let base = Server::default();
     let tls = section.section("tls");
+    let sessions = |key, default| section.number(key, default, 0..=100_000_000);
     Server {
         listen: section.list("listen", Listen::parse).unwrap_or(base.listen),
         path_prefix: path_prefix(section),
@@ -37,6 +38,11 @@ pub(super) fn server(section: &Section<'_>) -> Server {
         max_queue_bytes: section.size("max_queue_bytes", base.max_queue_bytes, BYTES),
         queue_timeout: section.duration("queue_timeout", base.queue_timeout, WAIT),
         max_cache_bytes: section.size("max_cache_bytes", base.max_cache_bytes, BYTES),
+        max_fallback_sessions: sessions("max_fallback_sessions", base.max_fallback_sessions),
+        max_fallback_sessions_per_ip: sessions(
+            "max_fallback_sessions_per_ip",
+            base.max_fallback_sessions_per_ip,
+        ),
         subscription_errors: section.flag("subscription_errors", base.subscription_errors),
         tls: Tls { cert: file(&tls, "cert"), key: file(&tls, "key") },
     }

@@ -31,6 +31,10 @@ pub struct Server {
     pub queue_timeout: Duration,
     /// Bytes of cached events, all cache channels together.
     pub max_cache_bytes: usize,
+    /// Sessions of the HTTP fallbacks at once.
+    pub max_fallback_sessions: usize,
+    /// The same of one client address.
+    pub max_fallback_sessions_per_ip: usize,
     /// A refused subscribe is answered with `pusher:subscription_error` besides `pusher:error`.
     pub subscription_errors: bool,
     /// The certificate of the `tls://` listeners.
@@ -50,6 +54,8 @@ impl Default for Server {
             max_queue_bytes: 1 << 20,
             queue_timeout: Duration::from_secs(5),
             max_cache_bytes: 64 << 20,
+            max_fallback_sessions: 100_000,
+            max_fallback_sessions_per_ip: 1000,
             subscription_errors: true,
             tls: Tls::default(),
         }

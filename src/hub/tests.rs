@@ -12,6 +12,7 @@ use super::*;
 use crate::mailbox::Mailbox;
 use crate::model::member::Member;
 use crate::model::quoted::Quoted;
+use crate::model::transport::Transport;
 
 /// Events as single bytes: the data, or `+` and `-` for members.
 struct Letters;
@@ -48,7 +49,8 @@ async fn socket() -> (Subscriber, TcpStream) {
     let (far, near) = tokio::join!(TcpStream::connect(address), listener.accept());
     let near = near.expect("accept").0;
     near.writable().await.expect("writable");
-    let mailbox = Mailbox::new(SocketId::draw().expect("an id"), Some(near), 1 << 20, 0);
+    let mailbox =
+        Mailbox::new(SocketId::draw().expect("an id"), Transport::WebSocket, Some(near), 1 << 20, 0);
     (Subscriber { mailbox: Arc::new(mailbox), format: FormatId(0) }, far.expect("connect"))
 }
 

@@ -191,10 +191,11 @@ mod tests {
     use crate::hub::FormatId;
     use crate::mailbox::Mailbox;
     use crate::model::socket::SocketId;
+    use crate::model::transport::Transport;
 
     #[test]
     fn what_changes_while_the_first_state_is_gathered_goes_into_it() {
-        let mailbox = Arc::new(Mailbox::new(SocketId::NOBODY, None, 1024, 0));
+        let mailbox = Arc::new(Mailbox::new(SocketId::NOBODY, Transport::WebSocket, None, 1024, 0));
         let subscriber = Subscriber { mailbox: Arc::clone(&mailbox), format: FormatId(0) };
         let watcher = Watcher { subscriber, state: Mutex::new(State::Gathering(Vec::new())) };
         let ids = ["a", "b"].map(UserId::from);

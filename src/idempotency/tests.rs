@@ -122,7 +122,7 @@ fn a_reply_is_told_again_as_it_was() {
     for reply in replies {
         let again = Kept::of(&reply).reply();
         assert_eq!((again.status(), again.headers()), (reply.status(), reply.headers()));
-        assert_eq!(again.into_body().into_inner(), reply.into_body().into_inner());
+        assert_eq!(again.body().whole(), reply.body().whole());
     }
 }
 
@@ -145,7 +145,7 @@ async fn first(store: &Idempotency, app: &App, fingerprint: Fingerprint) -> Clai
 async fn outcome(store: &Idempotency, fingerprint: Fingerprint) -> Result<Option<Bytes>, Denied> {
     match store.begin(&app("1"), "k", fingerprint).await? {
         Turn::First(_) => Ok(None),
-        Turn::Again(reply) => Ok(reply.into_body().into_inner()),
+        Turn::Again(reply) => Ok(reply.body().whole()),
     }
 }
 

@@ -35,7 +35,10 @@ async fn pair(limit: usize) -> (Arc<Mailbox>, TcpStream) {
     let (near, far) =
         tokio::join!(TcpStream::connect(listener.local_addr().expect("addr")), listener.accept());
     let id = SocketId::draw().expect("id");
-    (Arc::new(Mailbox::new(id, Some(far.expect("accept").0), limit, 0)), near.expect("connect"))
+    (
+        Arc::new(Mailbox::new(id, Transport::WebSocket, Some(far.expect("accept").0), limit, 0)),
+        near.expect("connect"),
+    )
 }
 
 /// Fills the kernel's buffers until the mailbox queues.

@@ -9,3 +9,4 @@ pub mod quoted;
 pub mod rate;
 pub mod secret;
 pub mod socket;
+pub mod transport;

@@ -17,9 +17,9 @@ use crate::mailbox::Mailbox;
 use crate::model::app::App;
 use crate::model::close::CloseReason;
 use crate::model::socket::SocketId;
+use crate::model::transport::Transport;
 use crate::sockets::{NoPlace, Place};
-use crate::transport::Session;
-use crate::transport::websocket::{self, Opened};
+use crate::transport::{Framing, Opened, Session, websocket};
 
 const SUBPROTOCOL: &str = "pusher-channels-protocol-7";
 /// A refused socket may still send a message; nothing is done with it.
@@ -32,28 +32,37 @@ pub struct Arrival {
     pub secure: bool,
 }
 
-/// Opens a socket for `/app/KEY`, or refuses it.
-pub fn connect<G: Send + 'static>(
-    pusher: &Arc<Pusher>,
-    request: Request<Incoming>,
-    key: &str,
-    arrival: Arrival,
-    alive: G,
-) -> Reply {
-    let verdict = admit(pusher, &request, key, arrival);
-    let pusher_for_socket = Arc::clone(pusher);
-    let open = move |stream| open(pusher_for_socket, stream, verdict);
-    websocket::upgrade(request, SUBPROTOCOL, Arc::clone(&pusher.sockets), alive, open)
+/// A request to open a socket, looked at: let in, or to be told why not.
+pub struct Entry {
+    pusher: Arc<Pusher>,
+    verdict: Result<Admitted, Refusal>,
 }
 
-/// Refuses a socket on a path where no app is.
-pub fn refuse_path<G: Send + 'static>(pusher: &Arc<Pusher>, request: Request<Incoming>, alive: G) -> Reply {
-    let protocol =
-        request.uri().query().and_then(Query::parse).and_then(|query| query.get("protocol")?.parse().ok());
-    let verdict = Err(Refusal::new(CloseReason::PathNotFound, protocol));
-    let pusher_for_socket = Arc::clone(pusher);
-    let open = move |stream| open(pusher_for_socket, stream, verdict);
-    websocket::upgrade(request, SUBPROTOCOL, Arc::clone(&pusher.sockets), alive, open)
+impl Entry {
+    /// Looks at a request for a socket of the app that goes by `key`.
+    pub fn new<B>(pusher: &Arc<Pusher>, request: &Request<B>, key: &str, arrival: Arrival) -> Self {
+        Self { pusher: Arc::clone(pusher), verdict: admit(pusher, request, key, arrival) }
+    }
+
+    /// Refuses a socket on a path where no app is.
+    pub fn on_no_path<B>(pusher: &Arc<Pusher>, request: &Request<B>) -> Self {
+        let query = request.uri().query().and_then(Query::parse);
+        let protocol = query.and_then(|query| query.get("protocol")?.parse().ok());
+        let refusal = Refusal::new(CloseReason::PathNotFound, protocol);
+        Self { pusher: Arc::clone(pusher), verdict: Err(refusal) }
+    }
+
+    /// Answers a WebSocket handshake. `alive` is held until the connection has ended.
+    pub fn upgrade(self, request: Request<Incoming>, alive: impl Send + 'static) -> Reply {
+        let sockets = Arc::clone(&self.pusher.sockets);
+        let open = move |stream| self.open(Transport::WebSocket, stream);
+        websocket::upgrade(request, SUBPROTOCOL, sockets, alive, open)
+    }
+
+    /// The transport stands: takes a place for the socket, or has its client told why not.
+    pub fn open(self, transport: Transport, stream: Option<TcpStream>) -> Opened<Door> {
+        open(self.pusher, transport, stream, self.verdict)
+    }
 }
 
 struct Admitted {
@@ -62,7 +71,7 @@ struct Admitted {
 }
 
 /// Why a socket is refused, and how its client learns it.
-pub(super) struct Refusal {
+struct Refusal {
     reason: CloseReason,
     text: Cow<'static, str>,
     /// Old protocols know no close codes and need an error frame first.
@@ -77,12 +86,7 @@ impl Refusal {
     }
 }
 
-fn admit(
-    pusher: &Pusher,
-    request: &Request<Incoming>,
-    key: &str,
-    arrival: Arrival,
-) -> Result<Admitted, Refusal> {
+fn admit<B>(pusher: &Pusher, request: &Request<B>, key: &str, arrival: Arrival) -> Result<Admitted, Refusal> {
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let get = |name: &str| query.as_ref().and_then(|query| query.get(name));
     let given = get("protocol");
@@ -122,28 +126,32 @@ fn is_version(version: &str) -> bool {
         && version.bytes().all(|c| c.is_ascii_alphanumeric() || b".+_-".contains(&c))
 }
 
-/// The WebSocket stands: takes a place for it, or tells the client why not.
-fn open(pusher: Arc<Pusher>, stream: Option<TcpStream>, verdict: Result<Admitted, Refusal>) -> Opened<Door> {
+fn open(
+    pusher: Arc<Pusher>,
+    transport: Transport,
+    stream: Option<TcpStream>,
+    verdict: Result<Admitted, Refusal>,
+) -> Opened<Door> {
     pusher.metrics.opened.add(1);
     let (limit, now_ms) = (pusher.settings.max_mailbox_bytes, pusher.sockets.now_ms());
     let admitted = verdict.and_then(|admitted| Ok((place(&pusher, &admitted)?, admitted)));
     match admitted {
         Ok((place, Admitted { app, protocol })) => {
-            let mailbox = Arc::new(Mailbox::new(place.id(), stream, limit, now_ms));
+            let mailbox = Arc::new(Mailbox::new(place.id(), transport, stream, limit, now_ms));
             pusher.sockets.take(&place, Arc::clone(&mailbox));
             let max_message = app.limits.max_message_bytes();
-            let session =
-                Door::Admitted(PusherSession::new(pusher, app, protocol, Arc::clone(&mailbox), place));
-            Opened { mailbox, session, max_message }
+            let session = PusherSession::new(pusher, app, protocol, Arc::clone(&mailbox), place);
+            Opened { mailbox, session: Door(Inner::Admitted(session)), max_message }
         }
         Err(refusal) => {
-            let mailbox = Arc::new(Mailbox::new(SocketId::NOBODY, stream, limit, now_ms));
+            let mailbox = Arc::new(Mailbox::new(SocketId::NOBODY, transport, stream, limit, now_ms));
             mailbox.close(refusal.reason);
             if refusal.error_frame {
                 let (code, _) = error::refusal(refusal.reason);
-                mailbox.push_farewell(frame::error(Some(code), &refusal.text));
+                mailbox.push_farewell(frame::error(Framing::of(transport), Some(code), &refusal.text));
             }
-            Opened { mailbox, session: Door::Refused(pusher, refusal), max_message: REFUSED_MAX_MESSAGE }
+            let session = Door(Inner::Refused(pusher, refusal));
+            Opened { mailbox, session, max_message: REFUSED_MAX_MESSAGE }
         }
     }
 }
@@ -157,42 +165,44 @@ fn place(pusher: &Pusher, admitted: &Admitted) -> Result<Place, Refusal> {
     })
 }
 
-/// What is behind a WebSocket: a session, or only the reason why there is none.
-pub(super) enum Door {
+/// What is behind a transport: a session, or only the reason why there is none.
+pub struct Door(Inner);
+
+enum Inner {
     Admitted(PusherSession),
     Refused(Arc<Pusher>, Refusal),
 }
 
 impl Session for Door {
     fn opened(&mut self) {
-        if let Self::Admitted(session) = self {
+        if let Inner::Admitted(session) = &mut self.0 {
             session.opened();
         }
     }
 
     fn text(&mut self, message: &str) {
-        if let Self::Admitted(session) = self {
+        if let Inner::Admitted(session) = &mut self.0 {
             session.text(message);
         }
     }
 
     fn binary(&mut self) {
-        if let Self::Admitted(session) = self {
+        if let Inner::Admitted(session) = &mut self.0 {
             session.binary();
         }
     }
 
     fn closed(&mut self, reason: CloseReason) {
-        match self {
-            Self::Admitted(session) => session.closed(reason),
-            Self::Refused(pusher, refusal) => pusher.metrics.closed(refusal.reason),
+        match &mut self.0 {
+            Inner::Admitted(session) => session.closed(reason),
+            Inner::Refused(pusher, refusal) => pusher.metrics.closed(refusal.reason),
         }
     }
 
     fn farewell(&self, reason: CloseReason) -> (u16, Cow<'_, str>) {
-        match self {
-            Self::Admitted(session) => session.farewell(reason),
-            Self::Refused(_, refusal) => (error::refusal(refusal.reason).0, Cow::Borrowed(&refusal.text)),
+        match &self.0 {
+            Inner::Admitted(session) => session.farewell(reason),
+            Inner::Refused(_, refusal) => (error::refusal(refusal.reason).0, Cow::Borrowed(&refusal.text)),
         }
     }
 }

@@ -11,15 +11,15 @@ use crate::model::event::{Body, Event};
 use crate::model::member::UserId;
 use crate::model::quoted::{Quoted, push_escaped, push_quoted};
 use crate::model::socket::SocketId;
-use crate::transport::websocket::text_frame;
+use crate::transport::Framing;
 
-/// Events as WebSocket text frames.
-pub struct PusherFormat;
+/// Events as the text messages of one framing.
+pub struct PusherFormat(pub Framing);
 
 impl Format for PusherFormat {
     fn encode(&self, event: &Event) -> Bytes {
         let channel = &event.channel;
-        text_frame(event.size() + 64, |out| match &event.body {
+        self.0.text(event.size() + 64, |out| match &event.body {
             Body::Message { name, data, user_id } => {
                 push_message(out, name, channel, data, user_id.as_deref());
             }
@@ -56,7 +56,7 @@ impl Format for PusherFormat {
             out.extend_from_slice(b"]}");
         });
         data.extend_from_slice(b"]}");
-        text_frame(2 * data.len() + 64, |out| {
+        self.0.text(2 * data.len() + 64, |out| {
             out.extend_from_slice(b"{\"event\":\"pusher_internal:watchlist_events\"");
             push_data(out, &data);
         })
@@ -83,8 +83,8 @@ fn push_message(
 }
 
 /// The first frame of every socket.
-pub(super) fn connection_established(socket: SocketId, activity_timeout_s: u64) -> Bytes {
-    text_frame(128, |out| {
+pub(super) fn connection_established(framing: Framing, socket: SocketId, activity_timeout_s: u64) -> Bytes {
+    framing.text(128, |out| {
         let data = format!("{{\"socket_id\":\"{socket}\",\"activity_timeout\":{activity_timeout_s}}}");
         out.extend_from_slice(b"{\"event\":\"pusher:connection_established\",\"data\":");
         push_quoted(out, &data);
@@ -93,13 +93,13 @@ pub(super) fn connection_established(socket: SocketId, activity_timeout_s: u64) 
 }
 
 /// The answer to a ping.
-pub(super) fn pong() -> Bytes {
-    text_frame(40, |out| out.extend_from_slice(b"{\"event\":\"pusher:pong\",\"data\":\"{}\"}"))
+pub(super) fn pong(framing: Framing) -> Bytes {
+    framing.text(40, |out| out.extend_from_slice(b"{\"event\":\"pusher:pong\",\"data\":\"{}\"}"))
 }
 
 /// An error; without a code the client goes on.
-pub(super) fn error(code: Option<u16>, message: &str) -> Bytes {
-    text_frame(80 + message.len(), |out| {
+pub(super) fn error(framing: Framing, code: Option<u16>, message: &str) -> Bytes {
+    framing.text(80 + message.len(), |out| {
         out.extend_from_slice(b"{\"event\":\"pusher:error\",\"data\":{\"code\":");
         match code {
             Some(code) => out.extend_from_slice(code.to_string().as_bytes()),
@@ -112,11 +112,17 @@ pub(super) fn error(code: Option<u16>, message: &str) -> Bytes {
 }
 
 /// A refused subscribe, told to the channel's own bindings.
-pub(super) fn subscription_error(channel: &str, kind: &str, status: u16, message: &str) -> Bytes {
+pub(super) fn subscription_error(
+    framing: Framing,
+    channel: &str,
+    kind: &str,
+    status: u16,
+    message: &str,
+) -> Bytes {
     let mut data = format!("{{\"type\":\"{kind}\",\"error\":").into_bytes();
     push_quoted(&mut data, message);
     data.extend_from_slice(format!(",\"status\":{status}}}").as_bytes());
-    text_frame(data.len() + 128, |out| {
+    framing.text(data.len() + 128, |out| {
         out.extend_from_slice(b"{\"event\":\"pusher:subscription_error\",\"channel\":");
         push_quoted(out, channel);
         push_data(out, &data);
@@ -124,27 +130,31 @@ pub(super) fn subscription_error(channel: &str, kind: &str, status: u16, message
 }
 
 /// A granted subscribe; presence channels list their members.
-pub(super) fn subscription_succeeded(channel: &ChannelName, members: Option<&Members>) -> Bytes {
+pub(super) fn subscription_succeeded(
+    framing: Framing,
+    channel: &ChannelName,
+    members: Option<&Members>,
+) -> Bytes {
     let data = members.map_or_else(|| b"{}".to_vec(), presence);
-    text_frame(2 * data.len() + 128, |out| {
+    framing.text(2 * data.len() + 128, |out| {
         push_internal(out, "pusher_internal:subscription_succeeded", channel, &data);
     })
 }
 
 /// A granted sign-in, with `user_data` as it came.
-pub(super) fn signin_success(user_data: &str) -> Bytes {
+pub(super) fn signin_success(framing: Framing, user_data: &str) -> Bytes {
     let mut data = b"{\"user_data\":".to_vec();
     push_quoted(&mut data, user_data);
     data.push(b'}');
-    text_frame(2 * data.len() + 64, |out| {
+    framing.text(2 * data.len() + 64, |out| {
         out.extend_from_slice(b"{\"event\":\"pusher:signin_success\"");
         push_data(out, &data);
     })
 }
 
 /// The cache channel has nothing to replay.
-pub(super) fn cache_miss(channel: &ChannelName) -> Bytes {
-    text_frame(128, |out| push_internal(out, "pusher:cache_miss", channel, b"{}"))
+pub(super) fn cache_miss(framing: Framing, channel: &ChannelName) -> Bytes {
+    framing.text(128, |out| push_internal(out, "pusher:cache_miss", channel, b"{}"))
 }
 
 fn presence(members: &Members) -> Vec<u8> {

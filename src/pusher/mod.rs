@@ -18,7 +18,7 @@ mod webhook;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::connect::{Arrival, connect, refuse_path};
+pub use self::connect::{Arrival, Door, Entry};
 pub use self::frame::PusherFormat;
 pub use self::webhook::PusherWebhooks;
 
@@ -27,12 +27,11 @@ use crate::hub::{FormatId, Hub};
 use crate::idempotency::Idempotency;
 use crate::metrics::Metrics;
 use crate::sockets::Sockets;
+use crate::transport::Framing;
 
 /// What bounds this room.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// A prefix of every public path, without a slash at its end.
-    pub path_prefix: String,
     /// Bytes queued towards one socket before it is closed as a slow consumer.
     pub max_mailbox_bytes: usize,
     /// How long a request's body may take.
@@ -57,6 +56,13 @@ pub struct Pusher {
     pub metrics: Arc<Metrics>,
     /// Bounds and switches.
     pub settings: Settings,
-    /// The wire form of WebSocket text frames in the hub.
-    pub format: FormatId,
+    /// The first of this protocol's wire forms in the hub: one for each framing, in their order.
+    pub first_format: FormatId,
+}
+
+impl Pusher {
+    /// The wire form of events in one framing.
+    fn format(&self, framing: Framing) -> FormatId {
+        FormatId(self.first_format.0 + framing as u8)
+    }
 }

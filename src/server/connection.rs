@@ -85,8 +85,21 @@ struct Context {
 async fn answer(context: Arc<Context>, request: Request<Incoming>) -> Result<Reply, Infallible> {
     context.pause.end();
     let reply = route::route(&context.server, request, context.origin, &context.alive).await;
+    if reply.body().is_stream() {
+        // Under way until its last byte.
+        return Ok(reply.map(|body| body.until_its_end(UnderWay(context))));
+    }
     context.pause.begin_again();
     Ok(reply)
+}
+
+/// A request whose reply has not ended yet.
+struct UnderWay(Arc<Context>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.pause.begin_again();
+    }
 }
 
 /// The time since a connection last had a request to answer.

@@ -20,11 +20,14 @@ pub use self::tls::acceptor;
 
 use self::connection::serve;
 use crate::accept;
-use crate::pusher::Pusher;
+use crate::pusher::{Door, Pusher};
+use crate::transport::fallback::Sessions;
 
 /// How connections are served.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// What stands before every public path, without a slash at its end.
+    pub path_prefix: String,
     /// Peers whose `X-Forwarded-*` headers are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// How long a connection may be without a request that has come whole with its headers, idle
@@ -36,6 +39,8 @@ pub struct Settings {
 pub struct Server {
     /// The protocol behind the public paths.
     pub pusher: Arc<Pusher>,
+    /// The sockets that HTTP carries.
+    pub fallback: Arc<Sessions<Door>>,
     /// How connections are served.
     pub settings: Settings,
 }

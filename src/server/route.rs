@@ -2,12 +2,15 @@
 
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use hyper::body::Incoming;
+use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue};
 use hyper::{Request, StatusCode};
 
 use super::{Alive, Origin, Server};
 use crate::http::{self, Reply};
-use crate::pusher::{self, Arrival, rest};
+use crate::pusher::{Arrival, Entry, rest};
+use crate::transport::fallback;
 use crate::transport::websocket::is_upgrade;
 
 /// Answers one request.
@@ -18,29 +21,66 @@ pub(super) async fn route(
     alive: &Alive,
 ) -> Reply {
     let whole = request.uri().path().to_owned();
-    let prefix = &server.pusher.settings.path_prefix;
-    let path = whole.strip_prefix(prefix.as_str()).unwrap_or_default();
+    let pusher = &server.pusher;
+    let path = whole.strip_prefix(server.settings.path_prefix.as_str()).unwrap_or_default();
+    let arrival = Arrival { secure: origin.tls || proxy_had_tls(server, &request, origin.peer.ip()) };
     let socket_key = path.strip_prefix("/app/").filter(|key| !key.is_empty() && !key.contains('/'));
-    match socket_key {
-        Some(key) if is_upgrade(&request) => {
-            let arrival = Arrival { secure: origin.tls || proxy_had_tls(server, &request, origin.peer.ip()) };
-            pusher::connect(&server.pusher, request, key, arrival, alive.clone())
+    if let Some(key) = socket_key {
+        if !is_upgrade(&request) {
+            return http::text(StatusCode::UPGRADE_REQUIRED, "This is a WebSocket endpoint");
         }
-        Some(_) => http::text(StatusCode::UPGRADE_REQUIRED, "This is a WebSocket endpoint"),
-        None if path.starts_with("/apps/") => rest::answer(&server.pusher, request, path).await,
-        // As one library asks to end a user's connections.
-        None if path.starts_with("/users/") && !is_upgrade(&request) => {
-            rest::answer(&server.pusher, request, path).await
-        }
-        None if is_upgrade(&request) => pusher::refuse_path(&server.pusher, request, alive.clone()),
-        None => http::text(StatusCode::NOT_FOUND, "Not found"),
+        return Entry::new(pusher, &request, key, arrival).upgrade(request, alive.clone());
     }
+    // As one library asks to end a user's connections.
+    let is_user = path.starts_with("/users/") && !is_upgrade(&request);
+    if path.starts_with("/apps/") || is_user {
+        return rest::answer(pusher, request, path).await;
+    }
+    if is_upgrade(&request) {
+        return Entry::on_no_path(pusher, &request).upgrade(request, alive.clone());
+    }
+    if let Some(session) = fallback::Path::parse(path) {
+        let open = |request: &Request<()>, transport| {
+            Entry::new(pusher, request, session.key, arrival).open(transport, None)
+        };
+        let client = client_address(server, &request, origin.peer.ip());
+        return server.fallback.answer(request, session, client, alive.clone(), open).await;
+    }
+    if path.starts_with("/timeline/") {
+        return statistics();
+    }
+    http::text(StatusCode::NOT_FOUND, "Not found")
+}
+
+/// Clients may be told to report how they connect; nobody wants to know here.
+fn statistics() -> Reply {
+    let mut reply = http::json(StatusCode::OK, Bytes::from_static(b"{}"));
+    reply.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    reply
+}
+
+fn is_trusted(server: &Server, peer: IpAddr) -> bool {
+    let peer = peer.to_canonical();
+    server.settings.trusted_proxies.iter().any(|network| network.contains(&peer))
+}
+
+/// Where a client is: behind trusted proxies, the last address that none of them has.
+fn client_address(server: &Server, request: &Request<Incoming>, peer: IpAddr) -> IpAddr {
+    let mut client = peer.to_canonical();
+    let lines = request.headers().get_all("x-forwarded-for").iter().rev();
+    let lines = lines.filter_map(|value| value.to_str().ok());
+    let mut hops = lines.flat_map(|line| line.rsplit(',')).map(|hop| hop.trim().parse::<IpAddr>());
+    while is_trusted(server, client)
+        && let Some(Ok(hop)) = hops.next()
+    {
+        client = hop.to_canonical();
+    }
+    client
 }
 
 /// By a trusted proxy's word.
 fn proxy_had_tls(server: &Server, request: &Request<Incoming>, peer: IpAddr) -> bool {
-    let peer = peer.to_canonical();
-    let trusted = server.settings.trusted_proxies.iter().any(|network| network.contains(&peer));
+    let trusted = is_trusted(server, peer);
     let proto = request.headers().get("x-forwarded-proto").and_then(|value| value.to_str().ok());
     // Of several proxies, the one that the client reached stands first.
     let proto = proto.and_then(|proto| proto.split(',').next()).map(str::trim).unwrap_or_default();

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
-use super::websocket::PING;
+use super::Framing;
 use crate::mailbox::Silence;
 use crate::model::app::{App, Limits};
 use crate::model::close::CloseReason;
@@ -27,7 +25,6 @@ enum Due {
 /// do not answer within `pong_timeout`; closes those that have authorised nothing in time. Only what the peer sent counts as a sign of life. Never
 /// ends; looks every `period`.
 pub async fn sweep(sockets: Arc<Sockets>, period: Duration) {
-    let ping = Bytes::from_static(&PING);
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut last = sockets.now_ms();
@@ -54,7 +51,7 @@ pub async fn sweep(sockets: Arc<Sockets>, period: Duration) {
         // Not under the table's locks: a ping is a system call.
         for (i, (what, mailbox)) in due.into_iter().enumerate() {
             match what {
-                Due::Ping => mailbox.push(&ping),
+                Due::Ping => mailbox.push(&Framing::of(mailbox.transport()).ping()),
                 Due::Dead => mailbox.close(CloseReason::NoPong),
                 Due::Unauthorized => mailbox.close(CloseReason::Unauthorized),
             }

@@ -1,20 +1,36 @@
 //! Connections: what carries a protocol's messages. A transport knows sockets and no event names;
 //! a protocol knows event names and no sockets. They meet in [`Session`] and in the mailbox.
 
+pub mod fallback;
 pub mod liveness;
 pub mod websocket;
 
+mod framing;
 mod inbox;
 mod wire;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
+pub use self::framing::Framing;
+
+use crate::mailbox::Mailbox;
 use crate::model::close::CloseReason;
 
 /// A TLS connection, as the server accepts it.
 pub type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;
+
+/// What a connection is driven with.
+pub struct Opened<S> {
+    /// The way out.
+    pub mailbox: Arc<Mailbox>,
+    /// The protocol's end.
+    pub session: S,
+    /// Bytes of one message, at most.
+    pub max_message: usize,
+}
 
 /// The protocol's end of one socket. It answers through the socket's mailbox.
 pub trait Session: Send + 'static {

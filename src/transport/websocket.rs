@@ -7,18 +7,17 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
 use super::inbox::{Boundary, Inbox};
 use super::wire::{Direct, Own};
-use super::{Session, TlsStream};
-use crate::http::{self, Reply};
+use super::{Opened, Session, TlsStream};
+use crate::http::{self, Reply, ReplyBody};
 use crate::mailbox::{Mailbox, Wire};
 use crate::model::close::CloseReason;
 use crate::sockets::Sockets;
@@ -40,16 +39,6 @@ const READ_PAUSE: usize = 64 * 1024;
 /// The longest frame header that a server writes.
 const MAX_HEADER: usize = 10;
 
-/// What a connection is driven with.
-pub struct Opened<S> {
-    /// The way out.
-    pub mailbox: Arc<Mailbox>,
-    /// The protocol's end.
-    pub session: S,
-    /// Bytes of one message, at most.
-    pub max_message: usize,
-}
-
 /// Whether a request asks for a WebSocket.
 pub fn is_upgrade(request: &Request<Incoming>) -> bool {
     let upgrade = request.headers().get(UPGRADE).and_then(|value| value.to_str().ok());
@@ -65,7 +54,7 @@ pub fn upgrade<S: Session>(
     alive: impl Send + 'static,
     open: impl FnOnce(Option<TcpStream>) -> Opened<S> + Send + 'static,
 ) -> Reply {
-    let mut response: Response<Full<Bytes>> = match create_response_with_body(&request, Full::default) {
+    let mut response: Reply = match create_response_with_body(&request, ReplyBody::default) {
         Ok(response) => response,
         Err(e) => return http::text(StatusCode::BAD_REQUEST, &format!("Not a WebSocket handshake: {e}")),
     };

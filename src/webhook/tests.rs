@@ -13,6 +13,7 @@ use crate::model::event::Event;
 use crate::model::member::{Member, UserId};
 use crate::model::secret::Secret;
 use crate::model::socket::SocketId;
+use crate::model::transport::Transport;
 
 const CHANNELS: [&str; 3] = ["presence-a", "presence-b", "open"];
 const USERS: usize = 4;
@@ -123,7 +124,7 @@ impl Stage {
 
     fn come(&self, seat: &mut Seat) {
         let socket = SocketId::draw().expect("an id");
-        let mailbox = Arc::new(Mailbox::new(socket, None, 1 << 20, 0));
+        let mailbox = Arc::new(Mailbox::new(socket, Transport::WebSocket, None, 1 << 20, 0));
         let user_id = UserId::from(seat.user.to_string());
         let member = seat.channel.starts_with("presence-").then_some(Member { user_id, user_info: None });
         let terms = Terms { member, max_members: 1000, counted: false };

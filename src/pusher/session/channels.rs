@@ -9,6 +9,7 @@ use crate::mailbox::Mailbox;
 use crate::model::channel::{Access, ChannelName};
 use crate::model::close::CloseReason;
 use crate::model::member::Member;
+use crate::transport::Framing;
 
 /// Why a subscribe is refused.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +54,13 @@ impl PusherSession {
         if let Some((kind, status)) = refused.subscription_error()
             && self.pusher.settings.subscription_errors
         {
-            self.mailbox.push(&frame::subscription_error(&request.channel, kind, status, &message));
+            self.mailbox.push(&frame::subscription_error(
+                self.framing(),
+                &request.channel,
+                kind,
+                status,
+                &message,
+            ));
         }
     }
 
@@ -134,10 +141,11 @@ impl PusherSession {
 
 /// What a newcomer gets before the channel's first event.
 fn welcome(mailbox: &Mailbox, name: &ChannelName, snapshot: &Snapshot<'_>) {
-    mailbox.push(&frame::subscription_succeeded(name, snapshot.members));
+    let framing = Framing::of(mailbox.transport());
+    mailbox.push(&frame::subscription_succeeded(framing, name, snapshot.members));
     match &snapshot.cached {
         Some(cached) => mailbox.push(cached),
-        None if name.kind().cache => mailbox.push(&frame::cache_miss(name)),
+        None if name.kind().cache => mailbox.push(&frame::cache_miss(framing, name)),
         None => {}
     }
 }

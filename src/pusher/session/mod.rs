@@ -19,7 +19,7 @@ use crate::model::channel::ChannelName;
 use crate::model::close::CloseReason;
 use crate::model::rate::TokenBucket;
 use crate::sockets::Place;
-use crate::transport::Session;
+use crate::transport::{Framing, Session};
 
 /// The protocol's end of an admitted socket.
 pub(super) struct PusherSession {
@@ -67,11 +67,15 @@ impl PusherSession {
     }
 
     fn refuse(&self, message: &str) {
-        self.mailbox.push(&frame::error(None, message));
+        self.mailbox.push(&frame::error(self.framing(), None, message));
+    }
+
+    fn framing(&self) -> Framing {
+        Framing::of(self.mailbox.transport())
     }
 
     fn subscriber(&self) -> Subscriber {
-        Subscriber { mailbox: Arc::clone(&self.mailbox), format: self.pusher.format }
+        Subscriber { mailbox: Arc::clone(&self.mailbox), format: self.pusher.format(self.framing()) }
     }
 
     /// The socket is about to be let into something that needs a signature. Where sockets count only
@@ -99,14 +103,14 @@ impl PusherSession {
 impl Session for PusherSession {
     fn opened(&mut self) {
         let timeout = self.app.limits.activity_timeout.max(Duration::from_secs(1)).as_secs();
-        self.mailbox.push(&frame::connection_established(self.mailbox.socket(), timeout));
+        self.mailbox.push(&frame::connection_established(self.framing(), self.mailbox.socket(), timeout));
         // A socket that was closed before this has not been told.
         self.established = self.mailbox.closing().is_none();
     }
 
     fn text(&mut self, message: &str) {
         match Command::decode(message) {
-            Ok(Command::Ping) => self.mailbox.push(&frame::pong()),
+            Ok(Command::Ping) => self.mailbox.push(&frame::pong(self.framing())),
             Ok(Command::Pong) => {}
             Ok(Command::Subscribe(request)) => self.subscribe(&request),
             Ok(Command::SignIn(request)) => self.sign_in(&request),
@@ -126,7 +130,7 @@ impl Session for PusherSession {
         let (code, text) = self.close_code(reason);
         // Old protocols know no close codes.
         if self.protocol <= 5 && code >= 4000 {
-            self.mailbox.push_farewell(frame::error(Some(code), text));
+            self.mailbox.push_farewell(frame::error(self.framing(), Some(code), text));
         }
         let (socket, app) = (self.mailbox.socket(), &self.app.id);
         match reason {

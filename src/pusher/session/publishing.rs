@@ -25,7 +25,9 @@ impl PusherSession {
     pub(super) fn publish(&mut self, name: &str, channel: &str, data: &RawValue) {
         match self.try_publish(name, channel, data) {
             Ok(()) => self.pusher.metrics.client_events.add(1),
-            Err(NotPublished { code, message }) => self.mailbox.push(&frame::error(code, &message)),
+            Err(NotPublished { code, message }) => {
+                self.mailbox.push(&frame::error(self.framing(), code, &message))
+            }
         }
     }
 

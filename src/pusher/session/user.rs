@@ -88,7 +88,7 @@ impl PusherSession {
     /// From here on the socket is told what is published to its user: nothing is lost before the
     /// client subscribes by itself, as libraries do.
     fn enter(&mut self, user: User, user_data: &str) {
-        let success = frame::signin_success(user_data);
+        let success = frame::signin_success(self.framing(), user_data);
         let subscriber = self.subscriber();
         match &mut self.user {
             None => {
@@ -106,13 +106,13 @@ impl PusherSession {
     }
 
     fn watch(&mut self, watchlist: Watchlist) {
-        let subscriber = self.subscriber();
+        let (framing, subscriber) = (self.framing(), self.subscriber());
         let Some(signed_in) = self.user.as_mut().filter(|_| self.app.features.watchlist_events) else {
             return;
         };
         if watchlist.cut {
             let text = format!("The watchlist is too long: only its first {MAX_WATCHED} users are watched");
-            self.mailbox.push(&frame::error(Some(4302), &text));
+            self.mailbox.push(&frame::error(framing, Some(4302), &text));
         }
         let before = signed_in.watch.take();
         if !watchlist.ids.is_empty() {
@@ -125,11 +125,11 @@ impl PusherSession {
     /// Subscribes to the channel of the user that the socket is signed in as. Says whether it is
     /// subscribed already; `None` when the channel is another user's.
     pub(super) fn subscribe_as_user(&mut self, name: &ChannelName) -> Option<bool> {
-        let subscriber = self.subscriber();
+        let (framing, subscriber) = (self.framing(), self.subscriber());
         let signed_in = self.user.as_mut().filter(|signed_in| signed_in.user.channel == *name)?;
         let again = std::mem::replace(&mut signed_in.acknowledged, true);
         if !again {
-            signed_in.receive(&self.hub, subscriber, &frame::subscription_succeeded(name, None));
+            signed_in.receive(&self.hub, subscriber, &frame::subscription_succeeded(framing, name, None));
         }
         Some(again)
     }

@@ -1,0 +1,55 @@
+//! One reply that a session's client reads.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame};
+
+use super::line::Line;
+use crate::http::Interrupted;
+
+/// A reply that reads a session's line, for as long as no other does.
+pub(super) struct LineReply {
+    line: Arc<Line>,
+    number: u64,
+    /// What it begins with.
+    first: Bytes,
+    ended: bool,
+}
+
+impl LineReply {
+    pub(super) fn new(line: Arc<Line>, number: u64, first: Bytes) -> Self {
+        Self { line, number, first, ended: false }
+    }
+}
+
+impl Body for LineReply {
+    type Data = Bytes;
+    type Error = Interrupted;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
+        if !self.first.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.first)))));
+        }
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let next = ready!(self.line.poll_next(self.number, cx));
+        self.ended = !matches!(next, Some(Ok(_)));
+        // To end it as if it were whole would tell its client that the session is over.
+        Poll::Ready(next.map(|next| next.map(Frame::data).map_err(|_| Interrupted)))
+    }
+}
+
+impl Drop for LineReply {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.line.detach(self.number);
+        }
+    }
+}

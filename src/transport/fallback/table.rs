@@ -1,0 +1,256 @@
+//! The table of sessions: which request belongs to which of them, and how many there may be.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, StatusCode};
+
+use super::cors::{Cors, is_preflight};
+use super::line::Reading;
+use super::peer::Peer;
+use super::{Action, OPENED, Path, close_frame};
+use crate::http::{self, Reply, ReplyBody};
+use crate::mailbox::drain;
+use crate::model::transport::Transport;
+use crate::sockets::Sockets;
+use crate::transport::{Opened, Session};
+
+/// What every streamed reply begins with: some browsers pass nothing on before.
+const PRELUDE: [u8; 2049] = {
+    let mut prelude = [b'h'; 2049];
+    prelude[2048] = b'\n';
+    prelude
+};
+/// Bytes of the body of a request that has none to have.
+const NO_BODY: usize = 1024;
+/// Bytes around a list of messages, each of which may be escaped.
+const AROUND: usize = 1024;
+/// The close code of a session for which there is no room; its client comes back.
+const OVER_CAPACITY: (u16, &str) = (4100, "Over capacity");
+
+/// What bounds the sessions.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Sessions at once.
+    pub max_sessions: usize,
+    /// Sessions of one address.
+    pub max_per_address: usize,
+    /// How long a request's body may take.
+    pub body_timeout: Duration,
+}
+
+/// Every session of the fallbacks.
+pub struct Sessions<S> {
+    table: DashMap<Arc<str>, Arc<Peer<S>>>,
+    addresses: DashMap<IpAddr, usize>,
+    count: AtomicUsize,
+    sockets: Arc<Sockets>,
+    settings: Settings,
+}
+
+/// A session's place in the table. Dropping it gives it back.
+struct Place<S> {
+    sessions: Arc<Sessions<S>>,
+    address: IpAddr,
+    key: Arc<str>,
+}
+
+impl<S> Drop for Place<S> {
+    fn drop(&mut self) {
+        self.sessions.table.remove(&self.key);
+        self.sessions.leave(self.address);
+    }
+}
+
+impl<S> Sessions<S> {
+    /// An empty table; its sessions are among `sockets`.
+    pub fn new(sockets: Arc<Sockets>, settings: Settings) -> Self {
+        let (table, addresses, count) = (DashMap::new(), DashMap::new(), AtomicUsize::new(0));
+        Self { table, addresses, count, sockets, settings }
+    }
+
+    /// How many sessions there are.
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes a place, if there is one left.
+    fn enter(&self, address: IpAddr) -> bool {
+        let below = |limit: usize| move |count: usize| (count < limit).then_some(count + 1);
+        let max = self.settings.max_sessions;
+        if self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, below(max)).is_err() {
+            return false;
+        }
+        let mut of_address = self.addresses.entry(address).or_insert(0);
+        if *of_address >= self.settings.max_per_address {
+            drop(of_address);
+            self.count.fetch_sub(1, Ordering::AcqRel);
+            return false;
+        }
+        *of_address += 1;
+        true
+    }
+
+    fn leave(&self, address: IpAddr) {
+        self.count.fetch_sub(1, Ordering::AcqRel);
+        if let Some(mut of_address) = self.addresses.get_mut(&address) {
+            *of_address -= 1;
+        }
+        self.addresses.remove_if(&address, |_, count| *count == 0);
+    }
+}
+
+impl<S: Session> Sessions<S> {
+    /// Answers a request to a session. `open` opens the socket of a new one; `alive` is held until it
+    /// has ended.
+    pub async fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        path: Path<'_>,
+        address: IpAddr,
+        alive: impl Send + 'static,
+        open: impl FnOnce(&Request<()>, Transport) -> Opened<S>,
+    ) -> Reply {
+        let (parts, body) = request.into_parts();
+        let cors = Cors::of(&parts.headers);
+        if is_preflight(&parts.method) {
+            return cors.preflight();
+        }
+        if parts.method != Method::POST {
+            return cors.allow(http::text(StatusCode::METHOD_NOT_ALLOWED, "Only POST is allowed here"));
+        }
+        let key: Arc<str> = format!("{}/{}", path.key, path.session).into();
+        let (reading, transport) = match path.action {
+            Action::Send => return cors.allow(self.take(&key, body).await),
+            Action::Stream => (Reading::Stream, Transport::XhrStreaming),
+            Action::Poll => (Reading::Once, Transport::XhrPolling),
+        };
+        if http::read_body(body, NO_BODY, self.settings.body_timeout).await.is_err() {
+            return cors.allow(http::last(http::text(StatusCode::BAD_REQUEST, "No body is expected here")));
+        }
+        let request = Request::from_parts(parts, ());
+        let open = || open(&request, transport);
+        cors.allow_messages(self.read(key, reading, address, alive, open))
+    }
+
+    /// The client's messages.
+    async fn take(&self, key: &str, body: Incoming) -> Reply {
+        let no_session = || http::text(StatusCode::NOT_FOUND, "Unknown session");
+        let Some(peer) = self.table.get(key).map(|peer| Arc::clone(&peer)) else {
+            // A stranger's body is not taken in.
+            return http::last(no_session());
+        };
+        let limit = peer.max_message().saturating_mul(6).saturating_add(AROUND);
+        let body = match http::read_body(body, limit, self.settings.body_timeout).await {
+            Ok(body) => body,
+            Err(http::BodyError::TooLong) => {
+                peer.refuse_long();
+                return http::last(http::text(StatusCode::PAYLOAD_TOO_LARGE, "Message too long"));
+            }
+            Err(_) => return http::last(http::text(StatusCode::REQUEST_TIMEOUT, "The body did not come")),
+        };
+        peer.heard();
+        if body.is_empty() {
+            return http::text(StatusCode::INTERNAL_SERVER_ERROR, "Payload expected.");
+        }
+        let Ok(messages) = serde_json::from_slice::<Vec<String>>(&body) else {
+            return http::text(StatusCode::INTERNAL_SERVER_ERROR, "Broken JSON encoding.");
+        };
+        if !peer.take(&messages) {
+            return no_session();
+        }
+        let mut reply = Reply::default();
+        *reply.status_mut() = StatusCode::NO_CONTENT;
+        reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
+        reply
+    }
+
+    /// Messages for the client: of its session, or of a new one.
+    fn read(
+        self: &Arc<Self>,
+        key: Arc<str>,
+        reading: Reading,
+        address: IpAddr,
+        alive: impl Send + 'static,
+        open: impl FnOnce() -> Opened<S>,
+    ) -> Reply {
+        if let Some(peer) = self.table.get(&key).map(|peer| Arc::clone(&peer)) {
+            return again(&peer, reading);
+        }
+        if !self.enter(address) {
+            return ended(reading, OVER_CAPACITY, &[]);
+        }
+        let peer = match self.table.entry(Arc::clone(&key)) {
+            // Another request of the same client came in between.
+            Entry::Occupied(there) => {
+                let peer = Arc::clone(there.get());
+                drop(there);
+                self.leave(address);
+                return again(&peer, reading);
+            }
+            Entry::Vacant(free) => {
+                let opened = open();
+                if opened.mailbox.closing().is_some() {
+                    drop(free);
+                    self.leave(address);
+                    return refused(reading, opened);
+                }
+                Arc::clone(&free.insert(Arc::new(Peer::new(opened, Arc::clone(&self.sockets)))))
+            }
+        };
+        let place = Place { sessions: Arc::clone(self), address, key };
+        let reply = begun(&peer, reading);
+        tokio::spawn(peer.drive(alive, place));
+        reply
+    }
+}
+
+/// The first reply of a session. A client that polls is told of nothing else by it.
+fn begun<S: Session>(peer: &Peer<S>, reading: Reading) -> Reply {
+    match reading {
+        Reading::Once => Reply::new(ReplyBody::from(Bytes::from_static(OPENED))),
+        Reading::Stream => {
+            let first = [&PRELUDE, OPENED].concat();
+            Reply::new(ReplyBody::stream(peer.line().attach(reading, first.into())))
+        }
+    }
+}
+
+/// A further reply of a session.
+fn again<S: Session>(peer: &Peer<S>, reading: Reading) -> Reply {
+    peer.heard();
+    Reply::new(ReplyBody::stream(peer.line().attach(reading, prelude(reading))))
+}
+
+fn prelude(reading: Reading) -> Bytes {
+    match reading {
+        Reading::Once => Bytes::new(),
+        Reading::Stream => Bytes::from_static(&PRELUDE),
+    }
+}
+
+/// The only reply of a session that is refused.
+fn refused<S: Session>(reading: Reading, opened: Opened<S>) -> Reply {
+    let Opened { mailbox, mut session, .. } = opened;
+    let Some(reason) = mailbox.closing() else { return ended(reading, OVER_CAPACITY, &[]) };
+    session.closed(reason);
+    let (code, text) = session.farewell(reason);
+    ended(reading, (code, &text), &drain(&mailbox))
+}
+
+fn ended(reading: Reading, (code, text): (u16, &str), before: &[u8]) -> Reply {
+    let body = [&prelude(reading), OPENED, before, &close_frame(code, text)].concat();
+    Reply::new(ReplyBody::from(Bytes::from(body)))
+}
