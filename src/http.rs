@@ -1,6 +1,7 @@
 //! HTTP replies, and request bodies that are bounded in bytes and time.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
+use parking_lot::Mutex;
 
 /// Bytes of a body above which a reply is its connection's last: a connection keeps the buffer of its
 /// largest reply for as long as it lives.
@@ -25,10 +27,29 @@ enum Content {
     Stream(Stream),
 }
 
-/// A body that comes piece by piece, and what is dropped when it has ended.
 struct Stream {
     body: Pin<Box<dyn Body<Data = Bytes, Error = Interrupted> + Send>>,
-    _end: Option<Box<dyn Send>>,
+    under_way: UnderWay,
+}
+
+/// What a reply that comes piece by piece holds for as long as it is under way: until its end, or until
+/// whoever writes it has no more to say, be it read or not.
+#[derive(Clone, Default)]
+pub struct UnderWay(Arc<Mutex<Option<Box<dyn Send>>>>);
+
+impl UnderWay {
+    /// It is not under way any more: from now on its connection has to end in time.
+    pub fn end(&self) {
+        let held = self.0.lock().take();
+        // Dropped without the lock.
+        drop(held);
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.under_way.end();
+    }
 }
 
 /// A reply that cannot be finished: its connection is broken off.
@@ -38,8 +59,11 @@ pub struct Interrupted;
 
 impl ReplyBody {
     /// A body that comes piece by piece.
-    pub fn stream(body: impl Body<Data = Bytes, Error = Interrupted> + Send + 'static) -> Self {
-        Self(Content::Stream(Stream { body: Box::pin(body), _end: None }))
+    pub fn stream(
+        body: impl Body<Data = Bytes, Error = Interrupted> + Send + 'static,
+        under_way: UnderWay,
+    ) -> Self {
+        Self(Content::Stream(Stream { body: Box::pin(body), under_way }))
     }
 
     /// Whether it comes piece by piece.
@@ -47,13 +71,11 @@ impl ReplyBody {
         matches!(self.0, Content::Stream(_))
     }
 
-    /// The same, with something that is dropped when it has ended.
-    #[must_use]
-    pub fn until_its_end(mut self, end: impl Send + 'static) -> Self {
-        if let Content::Stream(stream) = &mut self.0 {
-            stream._end = Some(Box::new(end));
+    /// Has a body that comes piece by piece hold something for as long as it is under way.
+    pub fn hold(&self, held: impl Send + 'static) {
+        if let Content::Stream(stream) = &self.0 {
+            *stream.under_way.0.lock() = Some(Box::new(held));
         }
-        self
     }
 
     /// The bytes of a whole body.

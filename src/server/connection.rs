@@ -87,16 +87,17 @@ async fn answer(context: Arc<Context>, request: Request<Incoming>) -> Result<Rep
     let reply = route::route(&context.server, request, context.origin, &context.alive).await;
     if reply.body().is_stream() {
         // Under way until its last byte.
-        return Ok(reply.map(|body| body.until_its_end(UnderWay(context))));
+        reply.body().hold(Busy(context));
+        return Ok(reply);
     }
     context.pause.begin_again();
     Ok(reply)
 }
 
 /// A request whose reply has not ended yet.
-struct UnderWay(Arc<Context>);
+struct Busy(Arc<Context>);
 
-impl Drop for UnderWay {
+impl Drop for Busy {
     fn drop(&mut self) {
         self.0.pause.begin_again();
     }

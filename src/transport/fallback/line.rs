@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::HEARTBEAT;
 use super::reply::LineReply;
+use crate::http::{ReplyBody, UnderWay};
 use crate::mailbox::Wire;
 
 /// Bytes that are handed over before the reply has taken them.
@@ -64,6 +65,14 @@ pub(super) enum Reading {
 struct Reader {
     reading: Reading,
     waker: Option<Waker>,
+    under_way: UnderWay,
+}
+
+impl Drop for Reader {
+    /// Whatever it has not read by now, its connection does not stay for it.
+    fn drop(&mut self) {
+        self.under_way.end();
+    }
 }
 
 impl Line {
@@ -83,13 +92,18 @@ impl Line {
 
     /// Has a new reply read the line, beginning with `first`. A reply that still reads is broken off:
     /// its client may have given it up already.
-    pub(super) fn attach(self: &Arc<Self>, reading: Reading, first: Bytes) -> LineReply {
+    pub(super) fn attach(self: &Arc<Self>, reading: Reading, first: Bytes) -> ReplyBody {
+        let under_way = UnderWay::default();
+        ReplyBody::stream(self.read(reading, first, under_way.clone()), under_way)
+    }
+
+    fn read(self: &Arc<Self>, reading: Reading, first: Bytes, under_way: UnderWay) -> LineReply {
         let mut state = self.state.lock();
         state.number += 1;
         state.units = units(&first);
         state.waits_until = None;
-        let earlier = state.reader.replace(Reader { reading, waker: None });
-        if let Some(waker) = earlier.and_then(|reader| reader.waker) {
+        let earlier = state.reader.replace(Reader { reading, waker: None, under_way });
+        if let Some(waker) = earlier.and_then(|mut reader| reader.waker.take()) {
             waker.wake();
         }
         state.moved(&self.changed);
@@ -170,6 +184,11 @@ impl Line {
         let mut state = self.state.lock();
         state.last_line = Some(last);
         state.wake_reader();
+    }
+
+    /// Nobody need read any more: what has not been read by now is given up.
+    pub(super) fn give_up(&self) {
+        self.state.lock().reader = None;
     }
 
     /// Whether nobody reads any more.

@@ -83,6 +83,7 @@ impl<S: Session> Peer<S> {
         // Whoever does not read them in time goes without them.
         let _ = timeout(LINGER, self.say_goodbye(code, &text)).await;
         drop(alive);
+        self.line.give_up();
         tokio::time::sleep(REMEMBERED).await;
         drop(entered);
     }

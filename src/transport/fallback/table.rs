@@ -30,6 +30,8 @@ const PRELUDE: [u8; 2049] = {
 };
 /// Bytes of the body of a request that has none to have.
 const NO_BODY: usize = 1024;
+/// Bytes of a body for no session that are read and thrown away.
+const THROWN_AWAY: usize = 16 * 1024;
 /// Bytes around a list of messages, each of which may be escaped.
 const AROUND: usize = 1024;
 /// The close code of a session for which there is no room; its client comes back.
@@ -149,8 +151,9 @@ impl<S: Session> Sessions<S> {
     async fn take(&self, key: &str, body: Incoming) -> Reply {
         let no_session = || http::text(StatusCode::NOT_FOUND, "Unknown session");
         let Some(peer) = self.table.get(key).map(|peer| Arc::clone(&peer)) else {
-            // A stranger's body is not taken in.
-            return http::last(no_session());
+            // A stranger's body is thrown away, if it is small, for the sake of the connection.
+            let thrown_away = http::read_body(body, THROWN_AWAY, self.settings.body_timeout).await;
+            return if thrown_away.is_ok() { no_session() } else { http::last(no_session()) };
         };
         let limit = peer.max_message().saturating_mul(6).saturating_add(AROUND);
         let body = match http::read_body(body, limit, self.settings.body_timeout).await {
@@ -223,7 +226,7 @@ fn begun<S: Session>(peer: &Peer<S>, reading: Reading) -> Reply {
         Reading::Once => Reply::new(ReplyBody::from(Bytes::from_static(OPENED))),
         Reading::Stream => {
             let first = [&PRELUDE, OPENED].concat();
-            Reply::new(ReplyBody::stream(peer.line().attach(reading, first.into())))
+            Reply::new(peer.line().attach(reading, first.into()))
         }
     }
 }
@@ -231,7 +234,7 @@ fn begun<S: Session>(peer: &Peer<S>, reading: Reading) -> Reply {
 /// A further reply of a session.
 fn again<S: Session>(peer: &Peer<S>, reading: Reading) -> Reply {
     peer.heard();
-    Reply::new(ReplyBody::stream(peer.line().attach(reading, prelude(reading))))
+    Reply::new(peer.line().attach(reading, prelude(reading)))
 }
 
 fn prelude(reading: Reading) -> Bytes {

@@ -56,10 +56,10 @@ async fn a_poll_has_all_that_waits_and_ends_and_the_next_one_waits() {
     mailbox.push(&Bytes::from_static(b"1"));
     mailbox.push(&Bytes::from_static(b"2"));
     pass_on(&mailbox, &line).await;
-    let mut poll = line.attach(Reading::Once, Bytes::new());
+    let mut poll = line.read(Reading::Once, Bytes::new(), UnderWay::default());
     pass_on(&mailbox, &line).await;
     assert_eq!(pieces(&mut poll).await, "12end");
-    let mut next = line.attach(Reading::Once, Bytes::new());
+    let mut next = line.read(Reading::Once, Bytes::new(), UnderWay::default());
     assert_eq!(piece(&mut next).await, None);
     assert!(!line.look(Instant::now() + SILENCE));
     assert_eq!(pieces(&mut next).await, "h\nend", "in place of nothing for ever");
@@ -68,18 +68,18 @@ async fn a_poll_has_all_that_waits_and_ends_and_the_next_one_waits() {
 #[tokio::test(start_paused = true)]
 async fn a_later_reply_takes_over_and_nothing_that_was_not_taken_is_lost() {
     let (mailbox, line) = (mailbox(), Arc::new(Line::new()));
-    let mut first = line.attach(Reading::Stream, Bytes::from_static(b"p"));
+    let mut first = line.read(Reading::Stream, Bytes::from_static(b"p"), UnderWay::default());
     assert_eq!(pieces(&mut first).await, "p");
     mailbox.push(&Bytes::from_static(b"1"));
     pass_on(&mailbox, &line).await;
-    let mut second = line.attach(Reading::Stream, Bytes::from_static(b"q"));
+    let mut second = line.read(Reading::Stream, Bytes::from_static(b"q"), UnderWay::default());
     assert_eq!(pieces(&mut first).await, "broken");
     drop(first);
     assert_eq!(pieces(&mut second).await, "q1");
     drop(second);
     mailbox.push(&Bytes::from_static(b"2"));
     pass_on(&mailbox, &line).await;
-    let mut third = line.attach(Reading::Stream, Bytes::new());
+    let mut third = line.read(Reading::Stream, Bytes::new(), UnderWay::default());
     pass_on(&mailbox, &line).await;
     assert_eq!(pieces(&mut third).await, "2");
 }
@@ -87,7 +87,7 @@ async fn a_later_reply_takes_over_and_nothing_that_was_not_taken_is_lost() {
 #[tokio::test(start_paused = true)]
 async fn a_long_reply_waits_for_the_next_one_but_not_for_ever() {
     let (mailbox, line) = (mailbox(), Arc::new(Line::new()));
-    let mut reply = line.attach(Reading::Stream, Bytes::new());
+    let mut reply = line.read(Reading::Stream, Bytes::new(), UnderWay::default());
     let (large, small) = ("ä".repeat(LONG_REPLY), Bytes::from_static(b"later"));
     mailbox.push(&Bytes::from(large.clone()));
     pass_on(&mailbox, &line).await;
@@ -107,7 +107,7 @@ async fn a_long_reply_waits_for_the_next_one_but_not_for_ever() {
 #[tokio::test(start_paused = true)]
 async fn a_session_that_nobody_reads_is_gone_after_the_grace() {
     let line = Arc::new(Line::new());
-    let reply = line.attach(Reading::Stream, Bytes::new());
+    let reply = line.read(Reading::Stream, Bytes::new(), UnderWay::default());
     assert!(!line.look(Instant::now() + GRACE));
     drop(reply);
     assert!(!line.look(Instant::now() + GRACE - Duration::from_millis(1)));
@@ -117,12 +117,12 @@ async fn a_session_that_nobody_reads_is_gone_after_the_grace() {
 #[tokio::test(start_paused = true)]
 async fn a_silent_stream_is_kept_alive_and_the_end_is_told_to_each_who_asks() {
     let line = Arc::new(Line::new());
-    let mut stream = line.attach(Reading::Stream, Bytes::new());
+    let mut stream = line.read(Reading::Stream, Bytes::new(), UnderWay::default());
     assert!(!line.look(Instant::now() + SILENCE));
     assert_eq!(pieces(&mut stream).await, "h\n");
     line.end(Bytes::from_static(b"c"));
     assert_eq!(pieces(&mut stream).await, "cend");
-    let mut late = line.attach(Reading::Once, Bytes::new());
+    let mut late = line.read(Reading::Once, Bytes::new(), UnderWay::default());
     assert_eq!(pieces(&mut late).await, "cend");
     assert!(line.is_idle());
 }
