@@ -14,17 +14,18 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::admin::{self, Admin};
 use crate::apps::Apps;
-use crate::config::{self, Config, Listen};
+use crate::config::{Config, Listen};
 use crate::hub::{self, Format, FormatId, Hub};
 use crate::idempotency::Idempotency;
 use crate::metrics::Metrics;
 use crate::model::secret::Secret;
+use crate::model::webhooks::WebhookSettings;
 use crate::pusher::{self, Pusher, PusherFormat, PusherWebhooks, rest};
 use crate::server::{self, Listener, Server};
 use crate::tasks::forever;
 use crate::transport::fallback::{self, Sessions};
 use crate::transport::{Framing, liveness};
-use crate::webhook::{self, Webhooks};
+use crate::webhook::Webhooks;
 
 /// How often cached events and kept replies are looked at whose time may be over.
 const EXPIRY_SWEEP: Duration = Duration::from_secs(1);
@@ -59,42 +60,18 @@ impl Broker {
         let public_addrs =
             listeners.iter().map(|listener| listener.tcp.local_addr()).collect::<io::Result<_>>()?;
         let admin_addr = admin_listener.local_addr()?;
-        let sweep_period = liveness::period(config.apps.iter());
-        let settings = server::Settings {
-            path_prefix: config.server.path_prefix.clone(),
-            trusted_proxies: config.server.trusted_proxies.clone(),
-            header_timeout: config.server.header_timeout,
-        };
-        let fallback = fallback::Settings {
-            max_sessions: config.server.max_fallback_sessions,
-            max_per_address: config.server.max_fallback_sessions_per_ip,
-            body_timeout: config.server.body_timeout,
-        };
-        let shutdown_grace = config.server.shutdown_grace;
-        let token = Some(&config.admin.token).filter(|token| !token.is_empty()).map(Secret::new);
-        let webhook_settings = config.webhooks.clone();
-        let pusher = Arc::new(pusher(config)?);
-        let webhooks = Arc::new(webhooks(&webhook_settings, &pusher)?);
-        let admin = Arc::new(Admin {
-            hub: Arc::clone(&pusher.hub),
-            sockets: Arc::clone(&pusher.sockets),
-            idempotency: Arc::clone(&pusher.idempotency),
-            webhooks: Arc::clone(&webhooks),
-            metrics: Arc::clone(&pusher.metrics),
-            token,
-        });
-        let fallback = Arc::new(Sessions::new(Arc::clone(&pusher.sockets), fallback));
-        let server = Arc::new(Server { pusher, fallback, settings });
+        let pusher = Arc::new(pusher(&config)?);
+        let webhooks = Arc::new(webhooks(&config.webhooks, &pusher)?);
         Ok(Self {
-            server,
-            admin,
+            admin: Arc::new(admin(&config, &pusher, &webhooks)),
+            server: Arc::new(server(&config, pusher)),
             webhooks,
             listeners,
             admin_listener,
             public_addrs,
             admin_addr,
-            shutdown_grace,
-            sweep_period,
+            shutdown_grace: config.server.shutdown_grace,
+            sweep_period: liveness::period(config.apps.iter()),
         })
     }
 
@@ -138,6 +115,8 @@ impl Broker {
         let sockets = self.server.pusher.sockets.count();
         if clean && webhook_events == 0 {
             tracing::info!("stopped");
+        } else if clean && Instant::now() < deadline {
+            tracing::warn!(webhook_events, "stopped; not all webhooks were taken");
         } else {
             tracing::warn!(sockets, webhook_events, "stopped at the end of the grace; the rest is lost");
         }
@@ -147,26 +126,43 @@ impl Broker {
     }
 }
 
-/// The webhooks of the apps, told what happens in the hub.
-fn webhooks(settings: &config::Webhooks, pusher: &Pusher) -> io::Result<Webhooks> {
-    let settings = webhook::Settings {
-        connect_timeout: settings.connect_timeout,
-        timeout: settings.timeout,
-        retry_for: settings.retry_for,
-        max_queue_events: settings.max_queue_events,
-        max_queue_bytes: settings.max_queue_bytes,
-        max_failed_events: settings.max_failed_events,
-        max_failed_bytes: settings.max_failed_bytes,
+fn server(config: &Config, pusher: Arc<Pusher>) -> Server {
+    let settings = server::Settings {
+        path_prefix: config.server.path_prefix.clone(),
+        trusted_proxies: config.server.trusted_proxies.clone(),
+        header_timeout: config.server.header_timeout,
     };
+    let fallback = fallback::Settings {
+        max_sessions: config.server.max_fallback_sessions,
+        max_per_address: config.server.max_fallback_sessions_per_ip,
+        body_timeout: config.server.body_timeout,
+    };
+    let fallback = Arc::new(Sessions::new(Arc::clone(&pusher.sockets), fallback));
+    Server { pusher, fallback, settings }
+}
+
+fn admin(config: &Config, pusher: &Pusher, webhooks: &Arc<Webhooks>) -> Admin {
+    Admin {
+        hub: Arc::clone(&pusher.hub),
+        sockets: Arc::clone(&pusher.sockets),
+        idempotency: Arc::clone(&pusher.idempotency),
+        webhooks: Arc::clone(webhooks),
+        metrics: Arc::clone(&pusher.metrics),
+        token: Some(&config.admin.token).filter(|token| !token.is_empty()).map(Secret::new),
+    }
+}
+
+/// The webhooks of the apps, told what happens in the hub.
+fn webhooks(settings: &WebhookSettings, pusher: &Pusher) -> io::Result<Webhooks> {
     let apps: Vec<_> = pusher.apps.all().cloned().collect();
-    let webhooks = Webhooks::new(&apps, &settings, Arc::new(PusherWebhooks))?;
+    let webhooks = Webhooks::new(&apps, settings, Arc::new(PusherWebhooks))?;
     for (app, observer) in webhooks.observers() {
         pusher.hub.observe(app, observer);
     }
     Ok(webhooks)
 }
 
-fn pusher(config: Config) -> io::Result<Pusher> {
+fn pusher(config: &Config) -> io::Result<Pusher> {
     let metrics = Arc::new(Metrics::default());
     let settings = hub::Settings {
         max_queue_bytes: config.server.max_queue_bytes,
@@ -177,7 +173,7 @@ fn pusher(config: Config) -> io::Result<Pusher> {
         Framing::ALL.into_iter().map(|framing| Box::new(PusherFormat(framing)) as Box<dyn Format>).collect();
     let hub = Hub::new(settings, formats, Arc::clone(&metrics)).map_err(io::Error::other)?;
     Ok(Pusher {
-        apps: Apps::new(config.apps),
+        apps: Apps::new(config.apps.iter().cloned()),
         hub: Arc::new(hub),
         sockets: Arc::default(),
         quotas: rest::Quotas::default(),

@@ -1,6 +1,5 @@
-//! Runs the examples of protocol.md, and compares its tables with those of the code.
-//!
-//! The language of the examples is explained at the beginning of protocol.md.
+//! Runs the examples of protocol.md, whose language is explained at its beginning, and compares its
+//! tables with those of the code.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;

@@ -17,6 +17,7 @@ use fanfare::webhook::{self, Endpoint, Webhooks};
 use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// Events in one request, at most.
 const MAX_BATCH: usize = 100;
@@ -35,17 +36,8 @@ struct Stage {
 impl Stage {
     fn new(settings: &Settings) -> Self {
         let config = Config::parse(&settings.to_toml()).expect("a config");
-        let bounds = webhook::Settings {
-            connect_timeout: config.webhooks.connect_timeout,
-            timeout: config.webhooks.timeout,
-            retry_for: config.webhooks.retry_for,
-            max_queue_events: config.webhooks.max_queue_events,
-            max_queue_bytes: config.webhooks.max_queue_bytes,
-            max_failed_events: config.webhooks.max_failed_events,
-            max_failed_bytes: config.webhooks.max_failed_bytes,
-        };
         let apps: Vec<_> = config.apps.into_iter().map(Arc::new).collect();
-        let webhooks = Webhooks::new(&apps, &bounds, Arc::new(PusherWebhooks)).expect("webhooks");
+        let webhooks = Webhooks::new(&apps, &config.webhooks, Arc::new(PusherWebhooks)).expect("webhooks");
         let observer = webhooks.observers().next().expect("an app with webhooks").1;
         let endpoint = Arc::clone(webhooks.endpoints().next().expect("an endpoint"));
         let socket = SocketId::draw().expect("an id");
@@ -82,6 +74,23 @@ impl Stage {
 fn noted(number: usize) -> Value {
     let name = if number.is_multiple_of(2) { "channel_occupied" } else { "channel_vacated" };
     json!({"name": name, "channel": format!("c-{}", number / 2)})
+}
+
+/// The channels that a crowd leaves together.
+const CROWD: usize = 30_000;
+
+fn crowd() -> impl Iterator<Item = String> {
+    (0..CROWD).map(|number| format!("c-{number}"))
+}
+
+fn crowd_leaves(stage: &Stage) {
+    for channel in crowd() {
+        stage.observer.note(&ChannelName::parse(&channel, 200).expect("a name"), Fact::Vacated);
+    }
+}
+
+fn vacated(channel: &str) -> Value {
+    json!({"name": "channel_vacated", "channel": channel})
 }
 
 fn told_to(url: &str) -> Settings {
@@ -178,6 +187,70 @@ async fn failed_events_are_bounded_and_counted() {
     assert_eq!(failed["failed"][49]["event"]["data"], format!("{:08}", FLOOD - 1));
     assert_eq!(failed["forgotten"], stage.dead() - 50);
     running.abort();
+}
+
+/// Two thirds of them were once forgotten, though the endpoint answers at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_that_leaves_together_is_told_of_whole() {
+    let mut receiver = Receiver::new().await;
+    let stage = Stage::new(&told_to(&receiver.url()).limit("webhook_delay", "100ms"));
+    let running = stage.run();
+    crowd_leaves(&stage);
+    receiver.expect(crowd().map(|channel| vacated(&channel))).await;
+    assert_eq!((stage.dropped(), stage.webhooks.departures()), (0, 0));
+    running.abort();
+}
+
+/// The same, and the log said that all was well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_tells_of_a_crowd_whole() {
+    let mut receiver = Receiver::new().await;
+    let stage = Stage::new(&told_to(&receiver.url()).limit("webhook_delay", "1h"));
+    let running = stage.run();
+    crowd_leaves(&stage);
+    stage.webhooks.hurry();
+    assert_eq!(stage.webhooks.drain(Instant::now() + PATIENCE).await, 0);
+    let told: Vec<Value> = receiver.come().iter().flat_map(|request| request.events(APP)).collect();
+    assert_eq!(told.len(), CROWD);
+    assert!(told.iter().zip(crowd()).all(|(event, channel)| *event == vacated(&channel)));
+    running.abort();
+}
+
+/// Nobody waits for room at an endpoint that is down.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_is_down_holds_no_departures_back() {
+    let (mut well, (_socket, url)) = (Receiver::new().await, nobody());
+    let settings = told_to(&well.url()).hook(&url).limit("webhook_delay", "1h");
+    let stage = Stage::new(&settings.webhooks("max_queue_events", 1_000));
+    let running = stage.run();
+    crowd_leaves(&stage);
+    stage.webhooks.hurry();
+    well.expect(crowd().map(|channel| vacated(&channel))).await;
+    assert_eq!((stage.dropped(), stage.webhooks.departures()), (0, 0));
+    // Both what did not find room and what was left at the end is lost, and told so.
+    let lost = async || stage.webhooks.drain(Instant::now()).await;
+    common::eventually("all lost at the other", async || lost().await == CROWD).await;
+    running.abort();
+}
+
+/// What only another channel's endpoints want is not remembered either.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_wants_is_not_remembered() {
+    let (_socket, url) = nobody();
+    let settings = told_to(&url).limit("webhook_delay", "1h").of_hook("channel_prefix", "cache-a");
+    let stage = Stage::new(&settings.of_hook("events", vec!["channel_occupied", "cache_miss"]));
+    let note = |channel: &str, fact| {
+        stage.observer.note(&ChannelName::parse(channel, 200).expect("a name"), fact);
+    };
+    for channel in ["cache-b", "cache-a"] {
+        assert_eq!((stage.webhooks.departures(), stage.webhooks.misses()), (0, 0), "before {channel}");
+        note(channel, Fact::CacheMiss);
+        note(channel, Fact::Vacated);
+        stage.whisper(0);
+        note(channel, Fact::Counted(1));
+    }
+    // A departure that is not told still has the return not told.
+    assert_eq!((stage.webhooks.departures(), stage.webhooks.misses(), stage.endpoint.unsent()), (1, 1, 1));
 }
 
 fn user(id: &str) -> String {
@@ -284,4 +357,27 @@ async fn a_stop_waits_for_a_hanging_endpoint_no_longer_than_the_grace_and_counts
     assert!(last.contains("the rest is lost") && last.contains("webhook_events=6"), "{}", ended.log);
     assert_eq!(ended.log.matches("too many events wait").count(), 1, "{}", ended.log);
     assert!(!["hidden", "pass", "word"].iter().any(|secret| ended.log.contains(secret)), "{}", ended.log);
+}
+
+/// The log once said "stopped", as if nothing had been lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_counts_what_is_given_up_though_there_was_time() {
+    let refusing = Receiver::scripted([], Answer::Status(500)).await;
+    let settings = settings().limit("webhook_delay", "1h").hook(&refusing.url()).of_hook("batch", false);
+    let settings = settings.webhooks("retry_for", "0s").server("shutdown_grace", "10s");
+    let program = Program::start("refusing", &settings, "").await;
+    let mut client = Client::open(program.address, HOME, &[]).await.expect("a WebSocket");
+    client.expect_established().await;
+    client.subscribe("news").await;
+    let given_up = "fanfare_webhook_dead_events_total{app=\"1\",endpoint=\"0\"} 1";
+    let metrics = async || http::ask(program.admin, "GET", "/metrics").await.body;
+    common::eventually("given up", async || metrics().await.contains(given_up)).await;
+    let (ended, _) = tokio::join!(program.stop(PATIENCE), client.closed_with(4200));
+    let last = ended.log.trim_end().lines().last().expect("a line");
+    assert!(
+        last.contains("not all webhooks were taken") && last.contains("webhook_events=1"),
+        "{}",
+        ended.log
+    );
+    assert_eq!(ended.code, Some(0));
 }

@@ -184,3 +184,21 @@ async fn a_system_that_trusts_nobody_cannot_reach_endpoints_by_https() {
     let told = Program::refusal("rootless", &settings().hook(&receiver.url()), "").await;
     assert!(told.contains("webhooks need the system's root certificates"), "{told}");
 }
+
+/// What a stop tells within the pause after a failure was once given up untried.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_the_pause_after_a_failure() {
+    let mut receiver = Receiver::scripted([Answer::Status(500)], Answer::Status(200)).await;
+    let settings = settings().limit("webhook_delay", "1h").hook(&receiver.url()).of_hook("batch", false);
+    let mut broker = boot(settings.webhooks("retry_for", "0s").server("shutdown_grace", "10s")).await;
+    let mut client = connect(broker.address).await;
+    client.subscribe("a").await;
+    assert_eq!(receiver.event().await, occupied("a"));
+    let given_up = "fanfare_webhook_dead_events_total{app=\"1\",endpoint=\"0\"}";
+    common::eventually("given up", async || broker.metric(given_up).await == 1.0).await;
+    broker.begin_stop();
+    client.closed_with(4200).await;
+    broker.ended(PATIENCE).await;
+    let told: Vec<Value> = receiver.come().iter().flat_map(|request| request.events(common::APP)).collect();
+    assert_eq!(told, [json!({"name": "channel_vacated", "channel": "a"})]);
+}

@@ -159,6 +159,22 @@ async fn c142_a_client_event_is_told_with_its_data_as_a_string() {
     receiver.expect(expected).await;
 }
 
+/// Validators refuse a body with them: one client could once stall an endpoint.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lone_surrogate_of_a_client_is_replaced() {
+    let mut receiver = Receiver::new().await;
+    let broker = boot(told_to(&receiver).of_hook("events", vec!["client_event"])).await;
+    let mut client = broker.connect().await;
+    client.subscribe("private-room").await;
+    let said = r#"{"event":"client-e","channel":"private-room","data":"\udfffa\ud83d\ude00"}"#;
+    client.send_text(said).await;
+    assert_eq!(
+        receiver.event().await,
+        json!({"name": "client_event", "channel": "private-room",
+        "event": "client-e", "data": "\u{fffd}a😀", "socket_id": client.socket_id})
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_backends_publish_is_no_client_event() {
     let mut receiver = Receiver::new().await;

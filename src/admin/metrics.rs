@@ -56,6 +56,12 @@ impl Live {
             let labels = [("transport", transport.name())];
             ConstGauge::new(count as i64).encode(carried.encode_family(&labels)?)?;
         }
+        self.encode_hub(encoder)?;
+        self.encode_kept(encoder)?;
+        self.encode_tables(encoder)
+    }
+
+    fn encode_hub(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let (mut channels, mut subscriptions) = (Vec::new(), Vec::new());
         let (mut members, mut users) = (Vec::new(), Vec::new());
         self.0.hub.each_app(|id, hub| {
@@ -76,6 +82,10 @@ impl Live {
                 ConstGauge::new(value as i64).encode(gauge.encode_family(&[("app", app.as_ref())])?)?;
             }
         }
+        Ok(())
+    }
+
+    fn encode_kept(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let (events, bytes) = self.0.hub.cache_size();
         let (keys, key_bytes) = self.0.idempotency.size();
         for (name, help, value) in [
@@ -87,10 +97,11 @@ impl Live {
             let gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(value as i64).encode(gauge)?;
         }
-        self.encode_tables(encoder)
+        Ok(())
     }
 
-    /// All are 0 when nobody is connected and nothing is cached: a leak would show here.
+    /// All are 0 when nobody is connected and nothing is cached, but for the cache misses that were
+    /// told: a leak would show here.
     fn encode_tables(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let tables = self.0.hub.tables();
         let help = "Entries of the broker's tables";
@@ -102,6 +113,7 @@ impl Live {
             ("users", tables.users),
             ("jobs", tables.jobs),
             ("webhook_departures", self.0.webhooks.departures()),
+            ("webhook_misses", self.0.webhooks.misses()),
         ] {
             ConstGauge::new(entries as i64).encode(gauge.encode_family(&[("table", table)])?)?;
         }

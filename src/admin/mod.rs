@@ -1,6 +1,7 @@
 //! The private listener: health, readiness, metrics, and webhooks that failed.
 
 mod metrics;
+mod origin;
 mod webhooks;
 
 use std::convert::Infallible;
@@ -64,8 +65,14 @@ pub async fn serve(admin: Arc<Admin>, listener: TcpListener) {
 }
 
 fn answer(admin: &Arc<Admin>, request: &Request<Incoming>) -> Reply {
-    if !authorised(admin, request) {
-        return http::text(StatusCode::UNAUTHORIZED, "Send the token as: Authorization: Bearer TOKEN");
+    match &admin.token {
+        Some(token) if !shows(token, request) => {
+            return http::text(StatusCode::UNAUTHORIZED, "Send the token as: Authorization: Bearer TOKEN");
+        }
+        None if !origin::is_local(request.headers()) => {
+            return http::text(StatusCode::FORBIDDEN, "Not for web pages, nor by other names than localhost");
+        }
+        _ => {}
     }
     let query = request.uri().query().unwrap_or_default();
     match (request.method(), request.uri().path()) {
@@ -88,8 +95,7 @@ fn answer(admin: &Arc<Admin>, request: &Request<Incoming>) -> Reply {
     }
 }
 
-fn authorised(admin: &Admin, request: &Request<Incoming>) -> bool {
-    let Some(token) = &admin.token else { return true };
+fn shows(token: &Secret, request: &Request<Incoming>) -> bool {
     let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     given.and_then(|given| given.strip_prefix("Bearer ")).is_some_and(|given| token.is(given))
 }

@@ -104,9 +104,9 @@ fn limits(section: &Section<'_>, base: &Limits) -> Limits {
 
 fn webhook(section: &Section<'_>) -> Webhook {
     let url = section.required("url");
-    if !url.is_empty() && !is_web(&url) {
+    if let Some(problem) = Some(&url).filter(|url| !url.is_empty()).and_then(|url| web_problem(url)) {
         // Not shown: it may hold a password.
-        section.problem("url", "expected a URL that begins with http:// or https://");
+        section.problem("url", problem);
     }
     let names = WebhookEvent::ALL.map(|(_, name)| name);
     let event = |text: &str| {
@@ -114,22 +114,33 @@ fn webhook(section: &Section<'_>) -> Webhook {
         known.map(|(event, _)| event).ok_or_else(|| not_one_of(text, names.into_iter()))
     };
     let events = section.list("events", event);
+    let headers = section.list("headers", header).unwrap_or_default();
+    let is_again = |(i, (name, _)): &(usize, &(String, String))| headers[..*i].iter().any(|(n, _)| n == name);
+    for (_, (name, _)) in headers.iter().enumerate().filter(is_again) {
+        section.problem("headers", format!("{name:?} stands there twice"));
+    }
     Webhook {
         url,
         events: events.unwrap_or_else(|| WebhookEvent::ALL.map(|(event, _)| event).to_vec()),
         channel_prefix: section.text("channel_prefix", ""),
-        headers: section.list("headers", header).unwrap_or_default(),
+        headers,
         batch: section.flag("batch", true),
     }
 }
 
-/// Of a request's headers, those that are not for the configuration to choose.
-const OWN_HEADERS: [&str; 8] = [
+/// Of a request's headers, those that are not for the configuration to choose: they are about the
+/// connection, or the broker's own. So is all that begins with `proxy-`.
+const OWN_HEADERS: [&str; 13] = [
     "connection",
     "content-length",
     "content-type",
+    "expect",
     "host",
+    "keep-alive",
+    "te",
+    "trailer",
     "transfer-encoding",
+    "upgrade",
     "user-agent",
     "x-pusher-key",
     "x-pusher-signature",
@@ -145,17 +156,36 @@ fn header(line: &str) -> Result<(String, String), String> {
     if HeaderValue::from_str(value).is_err() {
         return Err(format!("the value of {name:?} has characters that a header cannot have"));
     }
-    if OWN_HEADERS.contains(&name.as_str()) {
+    if OWN_HEADERS.contains(&name.as_str()) || name.starts_with("proxy-") {
         return Err(format!("{name:?} is set by the broker"));
     }
     Ok((name, value.to_owned()))
 }
 
-fn is_web(url: &str) -> bool {
-    let web = |uri: &Uri| {
-        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|h| !h.is_empty())
+/// What is wrong with the URL of an endpoint. Parsers disagree about a name or password with reserved
+/// characters, and would take a part of it for the host or show it.
+fn web_problem(url: &str) -> Option<&'static str> {
+    let expected = Some("expected a URL that begins with http:// or https://");
+    let Ok(uri) = url.parse::<Uri>() else { return expected };
+    let host = uri.host().filter(|host| !host.is_empty());
+    let (Some("http" | "https"), Some(host), Some((_, rest))) =
+        (uri.scheme_str(), host, url.split_once("://"))
+    else {
+        return expected;
     };
-    url.parse::<Uri>().is_ok_and(|uri| web(&uri))
+    let (authority, after) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+    if after.contains('@') {
+        return Some(
+            "an \"@\" after the host, or a \"/\", \"?\" or \"#\" before it, must be percent-encoded",
+        );
+    }
+    let port = place.strip_prefix(host).map(|port| port.strip_prefix(':').ok_or(port));
+    match port {
+        Some(Err("")) => None,
+        Some(Ok(port)) if port.parse().is_ok_and(|port: u16| port > 0) => None,
+        _ => Some("after the host only a port from 1 to 65535 may stand"),
+    }
 }
 
 #[cfg(test)]
@@ -164,11 +194,46 @@ mod tests {
 
     #[test]
     fn web_addresses() {
-        for good in ["http://x", "https://user:pw@x.test:8443/hook?a=b", "http://[::1]:80/"] {
-            assert!(is_web(good), "{good}");
+        for good in [
+            "http://x",
+            "https://user:pw@x.test:8443/hook?a=b",
+            "http://[::1]:80/",
+            "http://u%40:p%2F@x?a",
+            "http://x#a",
+        ] {
+            assert_eq!(web_problem(good), None, "{good}");
         }
         for bad in ["", "x.test/hook", "ftp://x", "http://", "http:///path", "https://x y/", "//x"] {
-            assert!(!is_web(bad), "{bad}");
+            assert!(web_problem(bad).is_some_and(|what| what.contains("http://")), "{bad}");
         }
+    }
+
+    /// The host of these was once taken to be "user", and the password shown with the path.
+    #[test]
+    fn passwords_with_reserved_characters_are_refused() {
+        for bad in [
+            "https://user:sec/ret@host/",
+            "https://user:80/ret@host/",
+            "https://user:se?cret@host",
+            "http://user:se#cret@host",
+            "http://user/cret@host",
+        ] {
+            assert!(web_problem(bad).is_some_and(|what| what.contains("percent-encoded")), "{bad}");
+        }
+        for bad in
+            ["http://host:99999/", "http://host:0", "http://host:", "http://[::1]x/", "http://host:8a/"]
+        {
+            assert!(web_problem(bad).is_some(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn headers_of_the_connection_are_not_for_the_configuration() {
+        for name in ["Host", "TE", "Proxy-Authorization", "Proxy-Connection", "upgrade", "Expect", "Trailer"]
+        {
+            let refused = header(&format!("{name}: secret")).expect_err(name);
+            assert!(refused.contains("set by the broker") && !refused.contains("secret"), "{refused}");
+        }
+        assert_eq!(header("X-Token: a:b"), Ok(("x-token".to_owned(), "a:b".to_owned())));
     }
 }

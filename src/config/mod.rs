@@ -24,9 +24,10 @@ use std::path::Path;
 pub use env::Env;
 pub use listen::Listen;
 pub use problem::{Place, Problem, Problems};
-pub use settings::{Admin, Cluster, Engine, Log, LogFormat, Server, Tls, Webhooks};
+pub use settings::{Admin, Cluster, Engine, Log, LogFormat, Server, Tls};
 
 use crate::model::app::App;
+use crate::model::webhooks::WebhookSettings;
 use reading::Reading;
 use tree::{Node, Value};
 
@@ -42,7 +43,7 @@ pub struct Config {
     /// What joins nodes.
     pub cluster: Cluster,
     /// How webhooks are delivered.
-    pub webhooks: Webhooks,
+    pub webhooks: WebhookSettings,
     /// The tenants; at least one, with ids and keys of their own.
     pub apps: Vec<App>,
     /// What is allowed but may not be meant, one line each.

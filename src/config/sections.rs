@@ -10,8 +10,9 @@ use tracing_subscriber::EnvFilter;
 
 use super::listen::{self, Listen};
 use super::reading::{Refused, Section, not_one_of};
-use super::settings::{Admin, Cluster, Engine, Log, LogFormat, Server, Tls, Webhooks};
+use super::settings::{Admin, Cluster, Engine, Log, LogFormat, Server, Tls};
 use super::tree::Value;
+use crate::model::webhooks::WebhookSettings;
 
 /// Waits must end, and some must not be over before they began.
 pub(super) const WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=YEAR;
@@ -59,10 +60,10 @@ pub(super) fn admin(section: &Section<'_>) -> Admin {
     Admin { listen: address.unwrap_or(base.listen), token: token.unwrap_or(base.token) }
 }
 
-pub(super) fn webhooks(section: &Section<'_>) -> Webhooks {
-    let base = Webhooks::default();
+pub(super) fn webhooks(section: &Section<'_>) -> WebhookSettings {
+    let base = WebhookSettings::default();
     let count = |key, default| section.number(key, default, 1..=10_000_000_usize);
-    Webhooks {
+    WebhookSettings {
         connect_timeout: section.duration("connect_timeout", base.connect_timeout, WAIT),
         timeout: section.duration("timeout", base.timeout, WAIT),
         retry_for: section.duration("retry_for", base.retry_for, DELAY),

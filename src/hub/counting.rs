@@ -19,6 +19,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Counting {
     told_at: Option<Instant>,
+    /// The number that was told last.
+    told: usize,
     /// When this second began, and how often they have been told in it.
     second: Option<(Instant, u32)>,
     /// Somebody has come or gone since. Whoever has come knows no number, even if it is the same.
@@ -41,13 +43,16 @@ pub(super) enum Tell {
 impl Counting {
     /// There are `count` subscribers now. `has_space`: the channel can take another event.
     pub(super) fn changed(&mut self, count: usize, has_space: bool, now: Instant) -> Tell {
+        if count == 0 {
+            return self.deserted();
+        }
         let next = match self.told_at {
             Some(told_at) if count > MANY => told_at + PERIOD,
             _ => self.next_in_turn(now),
         };
         self.outdated = next > now || !has_space;
         if !self.outdated {
-            self.tell(now);
+            self.tell(count, now);
             return Tell::Now;
         }
         if std::mem::replace(&mut self.scheduled, true) {
@@ -63,7 +68,15 @@ impl Counting {
         }
     }
 
-    fn tell(&mut self, now: Instant) {
+    /// The last has gone. No subscriber is to be told, so nothing holds it back; and whoever is told
+    /// of the channel from outside would take the number before for true as long as it is deserted.
+    fn deserted(&mut self) -> Tell {
+        self.outdated = false;
+        if std::mem::take(&mut self.told) == 0 { Tell::Nothing } else { Tell::Now }
+    }
+
+    fn tell(&mut self, count: usize, now: Instant) {
+        self.told = count;
         self.told_at = Some(now);
         let second = self.second.filter(|(began, _)| now < *began + Duration::from_secs(1));
         let (began, times) = second.unwrap_or((now, 0));
@@ -107,6 +120,19 @@ mod tests {
         assert!((102..150).all(|count| counting.changed(count, true, now + MS) == Tell::Nothing));
         assert_eq!(counting.due(149, true, now + PERIOD), Tell::Now);
         assert_eq!(counting.changed(148, true, now + 2 * PERIOD + MS), Tell::Now, "long after the last");
+    }
+
+    /// The last number of a channel was once 1 for ever.
+    #[test]
+    fn that_the_last_has_gone_is_told_at_once_and_once() {
+        let (mut counting, now) = (Counting::default(), Instant::now());
+        assert!((0..PER_SECOND).all(|_| counting.changed(1, true, now) == Tell::Now));
+        assert!(matches!(counting.changed(2, true, now), Tell::At(_)));
+        assert_eq!(counting.changed(1, true, now), Tell::Nothing);
+        assert_eq!(counting.changed(0, false, now), Tell::Now);
+        assert_eq!(counting.due(0, true, now + Duration::from_secs(1)), Tell::Nothing, "already told");
+        assert_eq!(counting.changed(1, true, now), Tell::At(now + Duration::from_secs(1)));
+        assert_eq!(counting.changed(0, true, now), Tell::Nothing, "nobody heard of the 1");
     }
 
     #[test]

@@ -10,3 +10,4 @@ pub mod rate;
 pub mod secret;
 pub mod socket;
 pub mod transport;
+pub mod webhooks;

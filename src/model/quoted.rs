@@ -63,6 +63,32 @@ fn escaped_len(mut rest: &[u8]) -> usize {
     len + rest.len()
 }
 
+/// Appends the literal with U+FFFD for each lone surrogate: JSON's grammar has them, but few parsers
+/// outside of JavaScript take them.
+pub fn push_without_lone_surrogates(out: &mut Vec<u8>, quoted: &Quoted) {
+    let mut rest = quoted.as_bytes();
+    while let Some(at) = memchr::memchr(b'\\', rest) {
+        out.extend_from_slice(&rest[..at]);
+        rest = &rest[at..];
+        let used = match hex4(rest) {
+            Some(high @ 0xd800..=0xdfff) => match rest.get(6..).and_then(hex4) {
+                Some(0xdc00..=0xdfff) if high < 0xdc00 => 12,
+                _ => {
+                    out.extend_from_slice(b"\\ufffd");
+                    rest = &rest[6..];
+                    continue;
+                }
+            },
+            // Whatever is escaped, the backslash of another escape is not to be taken for one.
+            _ => 2,
+        };
+        let (escape, after) = rest.split_at(used.min(rest.len()));
+        out.extend_from_slice(escape);
+        rest = after;
+    }
+    out.extend_from_slice(rest);
+}
+
 /// The code unit of a leading `\uXXXX`.
 fn hex4(text: &[u8]) -> Option<u32> {
     let digits = text.strip_prefix(b"\\u")?.get(..4)?;
@@ -142,6 +168,26 @@ mod tests {
         }
         let lone = Quoted::from_valid_json(Bytes::from(r#""\ud83dx""#)).expect("a string");
         assert_eq!(lone.decoded_len(), 4);
+    }
+
+    #[test]
+    fn lone_surrogates_are_replaced_and_nothing_else() {
+        for (literal, written) in [
+            (r#""\ud800""#, r#""\ufffd""#),
+            (r#""a\uDFFFb\ud83d""#, r#""a\ufffdb\ufffd""#),
+            (r#""\ud800\ud83d\ude00""#, r#""\ufffd\ud83d\ude00""#),
+            (r#""\ude00\ud83d""#, r#""\ufffd\ufffd""#),
+            (r#""\ud83d\u0041\ud83dx""#, r#""\ufffd\u0041\ufffdx""#),
+            (r#""\\ud800\\\ud800\"\/ä\u00e4""#, r#""\\ud800\\\ufffd\"\/ä\u00e4""#),
+            (r#""plain""#, r#""plain""#),
+            (r#""""#, r#""""#),
+        ] {
+            let quoted = Quoted::from_valid_json(Bytes::from(literal)).expect("a string");
+            let mut out = Vec::new();
+            push_without_lone_surrogates(&mut out, &quoted);
+            assert_eq!(String::from_utf8_lossy(&out), written, "{literal}");
+            assert!(serde_json::from_slice::<String>(&out).is_ok(), "{literal}");
+        }
     }
 
     #[test]

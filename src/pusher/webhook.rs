@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::hub::{Fact, NoticeFormat, SignedRequest};
 use crate::model::app::{App, WebhookEvent};
 use crate::model::channel::ChannelName;
-use crate::model::quoted::push_quoted;
+use crate::model::quoted::{push_quoted, push_without_lone_surrogates};
 
 /// Webhooks as Pusher's libraries validate them.
 pub struct PusherWebhooks;
@@ -22,9 +22,9 @@ impl NoticeFormat for PusherWebhooks {
             Fact::MemberAdded(user_id) | Fact::MemberRemoved(user_id) => text(&mut out, "user_id", user_id),
             Fact::ClientEvent { name, data, socket, user_id } => {
                 out.extend_from_slice(b",\"event\":");
-                out.extend_from_slice(name.as_bytes());
+                push_without_lone_surrogates(&mut out, name);
                 out.extend_from_slice(b",\"data\":");
-                out.extend_from_slice(data.as_bytes());
+                push_without_lone_surrogates(&mut out, data);
                 text(&mut out, "socket_id", &socket.to_string());
                 if let Some(user_id) = user_id {
                     text(&mut out, "user_id", user_id);

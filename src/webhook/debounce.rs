@@ -9,14 +9,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::model::app::WebhookEvent;
 use crate::model::channel::ChannelName;
 use crate::model::member::UserId;
 
 /// Departures that may wait; above that the earliest are told before their time.
 const MAX_WAITING: usize = 100_000;
-/// Channels of which is remembered that a cache miss was told; above that the earliest are forgotten,
-/// and told again.
-const MAX_MISSES: usize = 100_000;
 
 /// Who leaves: a channel's last subscriber, or a member.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -24,6 +22,24 @@ pub(super) struct Leaver {
     pub(super) channel: ChannelName,
     /// `None`: the channel's subscribers all together.
     pub(super) user_id: Option<UserId>,
+}
+
+impl Leaver {
+    /// The kind of webhook event that tells it.
+    pub(super) fn kind(&self) -> WebhookEvent {
+        if self.user_id.is_some() { WebhookEvent::MemberRemoved } else { WebhookEvent::ChannelVacated }
+    }
+}
+
+/// What there is to tell.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// This departure.
+    Now(Leaver),
+    /// The next one has to wait though its time has come.
+    Held,
+    /// Nothing before this; `None`: nobody waits.
+    At(Option<Instant>),
 }
 
 /// The departures of one app that wait to be told.
@@ -34,21 +50,13 @@ pub(super) struct Debounce {
     waiting: HashMap<Leaver, u64>,
     /// In their order; those whose number is not in `waiting` any more were taken back.
     order: VecDeque<(Instant, u64, Leaver)>,
-    misses: HashMap<ChannelName, u64>,
-    /// In their order; those whose number is not in `misses` any more have been filled since.
-    missed: VecDeque<(u64, ChannelName)>,
+    /// Since then everybody's time has come.
+    hurries_since: Option<Instant>,
 }
 
 impl Debounce {
     pub(super) fn new(delay: Duration) -> Self {
-        Self {
-            delay,
-            next: 0,
-            waiting: HashMap::new(),
-            order: VecDeque::new(),
-            misses: HashMap::new(),
-            missed: VecDeque::new(),
-        }
+        Self { delay, next: 0, waiting: HashMap::new(), order: VecDeque::new(), hurries_since: None }
     }
 
     /// Somebody comes. Says whether that is news.
@@ -58,42 +66,47 @@ impl Debounce {
 
     /// Somebody leaves. Returns who must be told of now, because too many wait.
     pub(super) fn leave(&mut self, leaver: Leaver, now: Instant) -> Option<Leaver> {
-        let number = self.number();
+        self.next += 1;
+        let number = self.next;
         self.waiting.insert(leaver.clone(), number);
         self.order.push_back((now + self.delay, number, leaver));
         if self.order.len() > 2 * MAX_WAITING {
             let waiting = &self.waiting;
             self.order.retain(|(_, number, leaver)| waiting.get(leaver) == Some(number));
         }
-        if self.waiting.len() > MAX_WAITING { self.give_up() } else { None }
+        if self.waiting.len() <= MAX_WAITING {
+            return None;
+        }
+        self.skip_taken_back();
+        self.pop()
     }
 
-    /// Who has stayed away: the next of those whose time has come.
-    pub(super) fn due(&mut self, now: Instant) -> Option<Leaver> {
-        while self.order.front().is_some_and(|(due, ..)| *due <= now) {
-            let told = self.pop();
-            if told.is_some() {
-                return told;
-            }
-        }
-        self.shrink();
-        None
+    /// From now on everybody's time has come.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        self.hurries_since.get_or_insert(now);
     }
 
-    /// Whoever waits next, whether its time has come or not.
-    pub(super) fn give_up(&mut self) -> Option<Leaver> {
-        while !self.order.is_empty() {
-            let told = self.pop();
-            if told.is_some() {
-                return told;
-            }
+    /// Who has stayed away: the next of those whose time has come, unless `holds`, which is asked with
+    /// that time, wants it to wait.
+    pub(super) fn due(&mut self, now: Instant, holds: impl FnOnce(&Leaver, Instant) -> bool) -> Due {
+        self.skip_taken_back();
+        let Some(due) = self.next_due() else {
+            self.shrink();
+            return Due::At(None);
+        };
+        if due > now {
+            return Due::At(Some(due));
         }
-        None
+        if self.order.front().is_some_and(|(.., leaver)| holds(leaver, due)) {
+            return Due::Held;
+        }
+        self.pop().map_or(Due::At(None), Due::Now)
     }
 
     /// When to look again.
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        self.order.front().map(|(due, ..)| *due)
+    fn next_due(&self) -> Option<Instant> {
+        let (due, ..) = self.order.front()?;
+        Some(self.hurries_since.map_or(*due, |since| since.min(*due)))
     }
 
     /// How many wait.
@@ -101,11 +114,16 @@ impl Debounce {
         self.waiting.len()
     }
 
-    fn pop(&mut self) -> Option<Leaver> {
-        let (_, number, leaver) = self.order.pop_front()?;
-        if self.waiting.get(&leaver) != Some(&number) {
-            return None;
+    fn skip_taken_back(&mut self) {
+        while let Some((_, number, leaver)) = self.order.front()
+            && self.waiting.get(leaver) != Some(number)
+        {
+            self.order.pop_front();
         }
+    }
+
+    fn pop(&mut self) -> Option<Leaver> {
+        let (.., leaver) = self.order.pop_front()?;
         self.waiting.remove(&leaver);
         Some(leaver)
     }
@@ -116,41 +134,6 @@ impl Debounce {
             self.order = VecDeque::new();
             self.waiting = HashMap::new();
         }
-    }
-
-    /// A subscriber found an empty cache. Says whether that is news.
-    pub(super) fn miss(&mut self, channel: &ChannelName) -> bool {
-        if self.misses.contains_key(channel) {
-            return false;
-        }
-        let number = self.number();
-        self.misses.insert(channel.clone(), number);
-        self.missed.push_back((number, channel.clone()));
-        if self.missed.len() > 2 * MAX_MISSES {
-            let misses = &self.misses;
-            self.missed.retain(|(number, channel)| misses.get(channel) == Some(number));
-        }
-        while self.misses.len() > MAX_MISSES
-            && let Some((number, oldest)) = self.missed.pop_front()
-        {
-            if self.misses.get(&oldest) == Some(&number) {
-                self.misses.remove(&oldest);
-            }
-        }
-        true
-    }
-
-    /// The cache has something: the next miss is news.
-    pub(super) fn fill(&mut self, channel: &ChannelName) {
-        self.misses.remove(channel);
-        if self.misses.is_empty() {
-            self.missed.clear();
-        }
-    }
-
-    fn number(&mut self) -> u64 {
-        self.next += 1;
-        self.next
     }
 }
 
@@ -168,16 +151,24 @@ mod tests {
         Leaver { channel: channel("presence-a"), user_id: Some(user.to_string().into()) }
     }
 
+    fn due(debounce: &mut Debounce, now: Instant) -> Option<Leaver> {
+        match debounce.due(now, |_, _| false) {
+            Due::Now(leaver) => Some(leaver),
+            Due::Held => panic!("nobody holds it"),
+            Due::At(_) => None,
+        }
+    }
+
     #[test]
     fn who_comes_back_in_time_was_never_away() {
         let (mut debounce, now) = (Debounce::new(DELAY), Instant::now());
         assert!(debounce.come(&member(1)), "nobody knew of it");
         assert_eq!(debounce.leave(member(1), now), None);
         assert!(!debounce.come(&member(1)));
-        assert_eq!(debounce.due(now + DELAY), None);
+        assert_eq!(due(&mut debounce, now + DELAY), None);
         debounce.leave(member(1), now);
-        assert_eq!(debounce.due(now + DELAY / 2), None);
-        assert_eq!(debounce.due(now + DELAY), Some(member(1)));
+        assert_eq!(due(&mut debounce, now + DELAY / 2), None);
+        assert_eq!(due(&mut debounce, now + DELAY), Some(member(1)));
         assert!(debounce.come(&member(1)));
         assert_eq!((debounce.len(), debounce.next_due()), (0, None));
     }
@@ -188,8 +179,8 @@ mod tests {
         debounce.leave(member(1), now);
         debounce.come(&member(1));
         debounce.leave(member(1), now + DELAY / 2);
-        assert_eq!(debounce.due(now + DELAY), None, "the first departure was taken back");
-        assert_eq!(debounce.due(now + DELAY + DELAY / 2), Some(member(1)));
+        assert_eq!(due(&mut debounce, now + DELAY), None, "the first departure was taken back");
+        assert_eq!(due(&mut debounce, now + DELAY + DELAY / 2), Some(member(1)));
     }
 
     #[test]
@@ -199,10 +190,11 @@ mod tests {
         debounce.leave(member(1), now);
         debounce.leave(all.clone(), now);
         debounce.leave(member(2), now);
-        let told: Vec<_> = std::iter::from_fn(|| debounce.due(now + DELAY)).collect();
+        let told: Vec<_> = std::iter::from_fn(|| due(&mut debounce, now + DELAY)).collect();
         assert_eq!(told, [member(1), all, member(2)]);
         debounce.leave(member(3), now);
-        assert_eq!((debounce.give_up(), debounce.give_up()), (Some(member(3)), None));
+        debounce.hurry(now);
+        assert_eq!([due(&mut debounce, now), due(&mut debounce, now)], [Some(member(3)), None]);
     }
 
     #[test]
@@ -214,30 +206,32 @@ mod tests {
         assert_eq!(debounce.len(), MAX_WAITING);
     }
 
-    /// One user who came and went all the time once had others told early, and caches missed twice.
+    #[test]
+    fn who_is_held_can_still_come_back_and_others_wait_behind() {
+        let (mut debounce, now) = (Debounce::new(DELAY), Instant::now());
+        debounce.leave(member(1), now);
+        debounce.leave(member(2), now);
+        let holds = |leaver: &Leaver, due| {
+            assert_eq!(due, now + DELAY);
+            *leaver == member(1)
+        };
+        assert_eq!(debounce.due(now, holds), Due::At(Some(now + DELAY)));
+        assert_eq!(debounce.due(now + 2 * DELAY, holds), Due::Held);
+        assert!(!debounce.come(&member(1)));
+        assert_eq!(debounce.due(now + 2 * DELAY, holds), Due::Now(member(2)));
+        assert_eq!(debounce.due(now + 2 * DELAY, holds), Due::At(None));
+    }
+
+    /// One user who came and went all the time once had others told early.
     #[test]
     fn what_was_taken_back_takes_nobodys_place() {
         let (mut debounce, now) = (Debounce::new(DELAY), Instant::now());
-        let (cache, other) = (channel("cache-a"), channel("cache-b"));
         debounce.leave(member(1), now);
-        debounce.miss(&cache);
         for _ in 0..MAX_WAITING * 5 {
             assert_eq!(debounce.leave(member(2), now), None);
-            assert!(!debounce.come(&member(2)) && debounce.miss(&other));
-            debounce.fill(&other);
+            assert!(!debounce.come(&member(2)));
         }
-        assert!(debounce.order.len() <= 2 * MAX_WAITING && debounce.missed.len() <= 2 * MAX_MISSES);
-        assert!(!debounce.come(&member(1)) && !debounce.miss(&cache));
-    }
-
-    #[test]
-    fn an_empty_cache_is_news_once_until_it_is_filled() {
-        let mut debounce = Debounce::new(DELAY);
-        let cache = channel("cache-a");
-        assert_eq!([debounce.miss(&cache), debounce.miss(&cache)], [true, false]);
-        debounce.fill(&cache);
-        assert!(debounce.miss(&cache));
-        assert!((0..MAX_MISSES).all(|i| debounce.miss(&channel(&format!("cache-{i}")))));
-        assert!(debounce.misses.len() <= MAX_MISSES && debounce.miss(&cache), "forgotten, so told again");
+        assert!(debounce.order.len() <= 2 * MAX_WAITING);
+        assert!(!debounce.come(&member(1)));
     }
 }

@@ -16,7 +16,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::client::Client;
 use super::failed::{Failed, FailedEvent};
+use super::misses::Misses;
 use super::queue::{Bounds, Next, Queue, Waiting};
+use super::trouble::Trouble;
 use crate::hub::SharedNoticeFormat;
 use crate::metrics::Counter;
 use crate::model::app::{App, Webhook, WebhookEvent};
@@ -28,8 +30,8 @@ const AGENT: &str = concat!("fanfare/", env!("CARGO_PKG_VERSION"));
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How often the same trouble is logged.
-const LOG_PERIOD: Duration = Duration::from_secs(60);
+/// For how long a request may be under way until nobody waits for room in the queue any more.
+const STALL: Duration = Duration::from_secs(5);
 /// Upper bounds of the delivery latency's buckets, in seconds.
 const LATENCY: [f64; 10] = [0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0];
 
@@ -42,7 +44,7 @@ pub(super) struct Sender {
     pub(super) retry_for: Duration,
     /// The broker stops: nothing waits any more.
     pub(super) hurry: watch::Sender<bool>,
-    /// Something has been delivered or given up.
+    /// Something has been tried, delivered or given up, or no departure waits any more.
     pub(super) progress: Notify,
 }
 
@@ -55,8 +57,10 @@ pub struct Endpoint {
     queue: Mutex<Queue>,
     changed: Notify,
     in_flight: AtomicUsize,
-    /// When trouble was last logged.
-    logged: Mutex<Option<Instant>>,
+    flow: Mutex<Flow>,
+    misses: Arc<Mutex<Misses>>,
+    /// What was logged of `stats`: of events forgotten, of requests that failed, of events given up.
+    troubles: Mutex<[Trouble; 3]>,
     /// What has happened so far.
     pub stats: Stats,
 }
@@ -78,15 +82,45 @@ pub struct Stats {
     pub latency: Histogram,
 }
 
+/// Whether the queue moves.
+struct Flow {
+    /// The last request failed.
+    fails: bool,
+    reason: Arc<str>,
+    /// When it moved last, or got its first event.
+    moved: Instant,
+}
+
 /// How the endpoint has been doing.
 struct Pace {
     failures: u32,
     not_before: Instant,
     reason: Arc<str>,
+    /// The broker stops, and that was taken into account.
+    hurries: bool,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { failures: 0, not_before: Instant::now(), reason: Arc::from(""), hurries: false }
+    }
+
+    /// The broker stops: what a pause was to spare is of no use any more.
+    fn hurry(&mut self) {
+        if !std::mem::replace(&mut self.hurries, true) {
+            (self.failures, self.not_before) = (0, Instant::now());
+        }
+    }
 }
 
 impl Endpoint {
-    pub(super) fn new(app: &Arc<App>, index: usize, webhook: &Webhook, bounds: Bounds) -> Self {
+    pub(super) fn new(
+        app: &Arc<App>,
+        index: usize,
+        webhook: &Webhook,
+        bounds: Bounds,
+        misses: &Arc<Mutex<Misses>>,
+    ) -> Self {
         let stats = Stats {
             sent: Counter::default(),
             failed: Counter::default(),
@@ -102,7 +136,9 @@ impl Endpoint {
             queue: Mutex::new(Queue::new(bounds, webhook.batch)),
             changed: Notify::new(),
             in_flight: AtomicUsize::new(0),
-            logged: Mutex::default(),
+            flow: Mutex::new(Flow { fails: false, reason: Arc::from(""), moved: Instant::now() }),
+            misses: Arc::clone(misses),
+            troubles: Mutex::default(),
             stats,
         }
     }
@@ -131,30 +167,77 @@ impl Endpoint {
         webhook.events.contains(&kind) && channel.as_str().starts_with(&webhook.channel_prefix)
     }
 
-    /// Queues an event.
-    pub(super) fn push(&self, event: Bytes) {
-        let waiting = Waiting { event, since: Instant::now(), created_ms: now_ms() };
-        let forgotten = self.queue.lock().push(waiting);
-        if forgotten > 0 {
-            self.stats.dropped.add(forgotten);
-            self.log("too many events wait: the oldest are forgotten");
-        }
+    /// Queues an event; `miss`: the channel whose cache miss it tells.
+    pub(super) fn push(&self, event: Bytes, miss: Option<&ChannelName>) {
+        let forgotten = self.queue_in(&mut self.queue.lock(), event, miss.cloned());
+        self.stats.dropped.add(forgotten.len());
+        self.lose(&forgotten);
         self.changed.notify_one();
     }
 
-    fn log(&self, trouble: &str) {
-        let mut logged = self.logged.lock();
-        if logged.is_none_or(|at| at.elapsed() >= LOG_PERIOD) {
-            *logged = Some(Instant::now());
-            let (app, dropped, dead) = (&self.app.id, self.stats.dropped.get(), self.stats.dead.get());
-            tracing::warn!(%app, endpoint = self.index, url = %self.shown, dropped, dead, "webhook: {trouble}");
+    /// Queues an event if there is room. Says whether there was.
+    pub(super) fn offer(&self, event: &Bytes) -> bool {
+        let mut queue = self.queue.lock();
+        let has_room = queue.has_room();
+        if has_room {
+            self.queue_in(&mut queue, event.clone(), None);
+            self.changed.notify_one();
+        }
+        has_room
+    }
+
+    fn queue_in(&self, queue: &mut Queue, event: Bytes, miss: Option<ChannelName>) -> Vec<Waiting> {
+        let now = Instant::now();
+        if queue.len() == 0 && self.in_flight.load(Ordering::Acquire) == 0 {
+            self.flow.lock().moved = now;
+        }
+        queue.push(Waiting { event, since: now, created_ms: now_ms(), miss })
+    }
+
+    /// Whether what can wait elsewhere is to do so: there is no room, but the endpoint makes some.
+    pub(super) fn holds(&self, now: Instant) -> bool {
+        if self.queue.lock().has_room() {
+            return false;
+        }
+        let flow = self.flow.lock();
+        !flow.fails && now < flow.moved + STALL
+    }
+
+    /// These events will not arrive: whoever misses their cache next is told of.
+    fn lose(&self, lost: &[Waiting]) {
+        for channel in lost.iter().filter_map(|waiting| waiting.miss.as_ref()) {
+            self.misses.lock().forget(channel);
+        }
+    }
+
+    /// Events that were forgotten or given up so far.
+    pub(super) fn lost(&self) -> u64 {
+        self.stats.dropped.get() + self.stats.dead.get()
+    }
+
+    /// Logs the trouble that has come since it was logged last.
+    pub(super) fn log_troubles(&self) {
+        let reason = Arc::clone(&self.flow.lock().reason);
+        let (stats, app, url, now) = (&self.stats, &self.app.id, &self.shown, Instant::now());
+        let mut troubles = self.troubles.lock();
+        for (trouble, (counter, what)) in troubles.iter_mut().zip([
+            (&stats.dropped, "too many events wait: the oldest are forgotten"),
+            (&stats.failed, "requests fail"),
+            (&stats.dead, "events are given up"),
+        ]) {
+            if let Some(count) = trouble.news(counter.get(), now) {
+                let (endpoint, reason) = (self.index, (!reason.is_empty()).then_some(&*reason));
+                tracing::warn!(%app, endpoint, %url, count, reason, "webhook: {what}");
+            }
         }
     }
 
     /// Delivers, for ever.
     pub(super) async fn run(self: Arc<Self>, sender: Arc<Sender>) {
+        // A panic took them.
+        self.stats.dropped.add(self.in_flight.swap(0, Ordering::AcqRel));
         let mut hurry = sender.hurry.subscribe();
-        let mut pace = Pace { failures: 0, not_before: Instant::now(), reason: Arc::from("") };
+        let mut pace = Pace::new();
         loop {
             let batch = self.next_batch(&mut hurry).await;
             self.deliver(&sender, &mut hurry, &mut pace, batch).await;
@@ -185,6 +268,7 @@ impl Endpoint {
         let next = queue.next(Instant::now(), hurries);
         if let Next::Batch(batch) = &next {
             self.in_flight.store(batch.len(), Ordering::Release);
+            self.flow.lock().moved = Instant::now();
         }
         next
     }
@@ -199,59 +283,72 @@ impl Endpoint {
     ) {
         let mut attempts = 0;
         loop {
+            if *hurry.borrow_and_update() {
+                pace.hurry();
+            }
             // Whoever is known to be down is not asked for the sake of what is too old anyway. Only
             // until the pause is over: somebody has to find out whether it still is.
             if pace.not_before > Instant::now() {
                 self.give_up_old(sender, pace, &mut batch, attempts);
             }
             if batch.is_empty() {
-                return;
+                // There may be many more of the kind.
+                return tokio::task::yield_now().await;
             }
             tokio::select! {
                 () = sleep_until(pace.not_before) => {}
-                Ok(()) = hurry.changed() => {}
+                Ok(()) = hurry.changed() => continue,
             }
             self.stats.retried.add(usize::from(attempts > 0));
             attempts += 1;
             match self.attempt(sender, &batch).await {
                 Ok(()) => return self.delivered(pace, &batch),
-                Err(reason) => {
-                    self.stats.failed.add(1);
-                    self.log(&reason);
-                    pace.reason = reason.into();
-                    pace.not_before = Instant::now() + pause(pace.failures);
-                    pace.failures = pace.failures.saturating_add(1);
-                }
+                Err(reason) => self.failed(pace, reason.into()),
             }
+            sender.progress.notify_waiters();
         }
     }
 
     fn delivered(&self, pace: &mut Pace, batch: &[Waiting]) {
-        pace.failures = 0;
-        pace.not_before = Instant::now();
+        let now = Instant::now();
+        (pace.failures, pace.not_before) = (0, now);
+        {
+            let mut flow = self.flow.lock();
+            (flow.fails, flow.moved) = (false, now);
+        }
         self.stats.sent.add(batch.len());
         batch.iter().for_each(|sent| self.stats.latency.observe(sent.since.elapsed().as_secs_f64()));
     }
 
+    fn failed(&self, pace: &mut Pace, reason: Arc<str>) {
+        {
+            let mut flow = self.flow.lock();
+            (flow.fails, flow.reason) = (true, Arc::clone(&reason));
+        }
+        self.stats.failed.add(1);
+        pace.reason = reason;
+        pace.not_before = Instant::now() + pause(pace.failures);
+        pace.failures = pace.failures.saturating_add(1);
+    }
+
     /// Gives up the events that the next try would come too late for.
     fn give_up_old(&self, sender: &Sender, pace: &Pace, batch: &mut Vec<Waiting>, attempts: u32) {
-        batch.retain(|waiting| {
-            let stays = pace.not_before.duration_since(waiting.since) <= sender.retry_for;
-            if !stays {
-                self.stats.dead.add(1);
-                sender.failed.add(FailedEvent {
-                    app: Arc::clone(&self.app.id),
-                    endpoint: self.index,
-                    url: Arc::clone(&self.shown),
-                    event: waiting.event.clone(),
-                    created_ms: waiting.created_ms,
-                    attempts,
-                    reason: Arc::clone(&pace.reason),
-                });
-            }
-            stays
-        });
+        let is_old = |waiting: &mut Waiting| pace.not_before.duration_since(waiting.since) > sender.retry_for;
+        let old: Vec<_> = batch.extract_if(.., is_old).collect();
+        self.stats.dead.add(old.len());
+        self.lose(&old);
         self.in_flight.store(batch.len(), Ordering::Release);
+        for waiting in old {
+            sender.failed.add(FailedEvent {
+                app: Arc::clone(&self.app.id),
+                endpoint: self.index,
+                url: Arc::clone(&self.shown),
+                event: waiting.event,
+                created_ms: waiting.created_ms,
+                attempts,
+                reason: Arc::clone(&pace.reason),
+            });
+        }
     }
 
     async fn attempt(&self, sender: &Sender, batch: &[Waiting]) -> Result<(), String> {

@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use crate::model::channel::ChannelName;
+
 /// Events in one request, at most.
 const MAX_BATCH: usize = 100;
 /// Bytes of events in one request, unless a single one is larger: some frameworks take no more.
@@ -22,6 +24,8 @@ pub(super) struct Waiting {
     pub(super) since: Instant,
     /// The same in milliseconds since 1970.
     pub(super) created_ms: u64,
+    /// The channel whose cache miss it tells.
+    pub(super) miss: Option<ChannelName>,
 }
 
 /// What bounds a queue.
@@ -56,17 +60,16 @@ impl Queue {
         Self { bounds, batch, events: VecDeque::new(), bytes: 0 }
     }
 
-    /// Queues an event. Says how many were forgotten for it.
-    pub(super) fn push(&mut self, waiting: Waiting) -> usize {
+    /// Queues an event. Returns those that were forgotten for it.
+    pub(super) fn push(&mut self, waiting: Waiting) -> Vec<Waiting> {
         self.bytes += cost(&waiting);
         self.events.push_back(waiting);
-        let mut forgotten = 0;
+        let mut forgotten = Vec::new();
         // A single event always fits.
         while self.events.len() > 1
             && (self.events.len() > self.bounds.events || self.bytes > self.bounds.bytes)
         {
-            self.pop();
-            forgotten += 1;
+            forgotten.extend(self.pop());
         }
         forgotten
     }
@@ -93,6 +96,12 @@ impl Queue {
         Next::Batch(batch)
     }
 
+    /// Whether it takes events that can wait elsewhere: a quarter is kept free for those that cannot.
+    pub(super) fn has_room(&self) -> bool {
+        let most = |bound: usize| (bound / 4 * 3).max(1);
+        self.events.len() < most(self.bounds.events) && self.bytes < most(self.bounds.bytes)
+    }
+
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.events.len()
@@ -117,7 +126,7 @@ mod tests {
     use super::*;
 
     fn waiting(letter: u8, len: usize, since: Instant) -> Waiting {
-        Waiting { event: vec![letter; len].into(), since, created_ms: 0 }
+        Waiting { event: vec![letter; len].into(), since, created_ms: 0, miss: None }
     }
 
     fn letters(next: Next) -> String {
@@ -139,7 +148,7 @@ mod tests {
         assert_eq!(letters(queue.next(now + BATCH_WAIT, false)), "ab");
         queue.push(waiting(b'c', 1, now));
         assert_eq!(letters(queue.next(now, true)), "c", "in a hurry");
-        assert!((0..=MAX_BATCH).all(|_| queue.push(waiting(b'd', 1, now)) == 0));
+        assert!((0..=MAX_BATCH).all(|_| queue.push(waiting(b'd', 1, now)).is_empty()));
         assert_eq!(letters(queue.next(now, false)).len(), MAX_BATCH);
         assert!(matches!(queue.next(now, false), Next::At(_)), "one is left");
     }
@@ -166,16 +175,26 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_that_is_nearly_full_has_no_room_but_an_empty_one_always_has() {
+        let now = Instant::now();
+        let mut queue = Queue::new(Bounds { events: 8, bytes: 1 << 20 }, true);
+        assert!((0..6).all(|_| queue.has_room() && queue.push(waiting(b'a', 1, now)).is_empty()));
+        assert!(!queue.has_room());
+        let mut queue = Queue::new(Bounds { events: 1, bytes: 1 }, true);
+        assert!(queue.has_room() && queue.push(waiting(b'a', 1, now)).is_empty() && !queue.has_room());
+    }
+
+    #[test]
     fn a_full_queue_forgets_its_oldest() {
         let now = Instant::now();
         let mut queue = Queue::new(Bounds { events: 2, bytes: 1 << 20 }, true);
-        assert_eq!([b'a', b'b', b'c'].map(|letter| queue.push(waiting(letter, 1, now))), [0, 0, 1]);
+        assert_eq!([b'a', b'b', b'c'].map(|letter| queue.push(waiting(letter, 1, now)).len()), [0, 0, 1]);
         assert_eq!(letters(queue.next(now, true)), "bc");
         let mut queue = Queue::new(Bounds { events: 100, bytes: 3 * (10 + OVERHEAD) }, true);
         let forgotten = [(b'a', 10), (b'b', 10), (b'c', 10), (b'd', 84)]
-            .map(|(letter, len)| queue.push(waiting(letter, len, now)));
+            .map(|(letter, len)| queue.push(waiting(letter, len, now)).len());
         assert_eq!(forgotten, [0, 0, 0, 2], "bytes count too");
-        assert_eq!(queue.push(waiting(b'e', 1 << 20, now)), 2, "a single one always fits");
+        assert_eq!(queue.push(waiting(b'e', 1 << 20, now)).len(), 2, "a single one always fits");
         assert_eq!((letters(queue.next(now, true)), queue.bytes), ("e".to_owned(), 0));
     }
 }

@@ -71,6 +71,10 @@ struct Stage {
 
 impl Stage {
     fn new(delay: Duration) -> Self {
+        Self::bounded(delay, usize::MAX)
+    }
+
+    fn bounded(delay: Duration, max_queue_events: usize) -> Self {
         let webhook = Webhook {
             url: "http://127.0.0.1:1/".to_owned(),
             events: WebhookEvent::ALL.map(|(event, _)| event).to_vec(),
@@ -86,14 +90,14 @@ impl Stage {
             limits: Limits { webhook_delay: delay, ..Limits::default() },
             webhooks: vec![webhook],
         };
-        let settings = Settings {
+        let settings = WebhookSettings {
             connect_timeout: DELAY,
             timeout: DELAY,
             retry_for: DELAY,
-            max_queue_events: usize::MAX,
+            max_queue_events,
             max_queue_bytes: usize::MAX,
-            max_failed_events: 1,
-            max_failed_bytes: 1,
+            max_failed_events: 100,
+            max_failed_bytes: 1 << 20,
         };
         let webhooks = Webhooks::new(&[Arc::new(app)], &settings, Arc::new(Words)).expect("webhooks");
         let settings =
@@ -107,12 +111,29 @@ impl Stage {
     }
 
     fn departures(&self) -> tokio::task::JoinHandle<()> {
-        tokio::spawn(Arc::clone(&self.webhooks.apps[0]).tell_departures())
+        tokio::spawn(Arc::clone(&self.webhooks.apps[0]).tell_departures(Arc::clone(&self.webhooks.sender)))
+    }
+
+    fn endpoint(&self) -> Arc<Endpoint> {
+        Arc::clone(self.webhooks.endpoints().next().expect("an endpoint"))
+    }
+
+    fn note(&self, channel: &str, fact: Fact) {
+        self.webhooks.apps[0].note(&ChannelName::parse(channel, 200).expect("a name"), fact);
+    }
+
+    /// So many channels are vacated at once.
+    fn crowd_leaves(&self, count: usize) {
+        (0..count).for_each(|number| self.note(&format!("c-{number}"), Fact::Vacated));
+    }
+
+    fn dropped(&self) -> u64 {
+        self.endpoint().stats.dropped.get()
     }
 
     /// What would have been sent since this was asked last, in its order.
     fn sent(&self) -> Vec<String> {
-        let endpoint = self.webhooks.endpoints().next().expect("an endpoint");
+        let endpoint = self.endpoint();
         let mut sent = Vec::new();
         while let Next::Batch(batch) = endpoint.take(true) {
             sent.extend(
@@ -265,9 +286,93 @@ async fn comings_and_goings_on_many_threads_are_told_in_turns() {
         all.extend(thread.await.expect("no panic"));
     }
     stage.webhooks.apps[0].hurry();
+    while stage.webhooks.departures() > 0 {
+        tokio::task::yield_now().await;
+    }
     let sent = stage.sent();
     sent.iter().for_each(|words| told.hear(words));
     told.expect_true(&all);
     assert!(sent.iter().any(|words| words.starts_with("channel_vacated")), "nothing was vacated");
     departures.abort();
+}
+
+/// Nothing of it is delivered, and the request never ends.
+#[tokio::test(start_paused = true)]
+async fn departures_wait_for_room_but_not_at_an_endpoint_that_hangs() {
+    let stage = Stage::bounded(DELAY, 8);
+    let departures = stage.departures();
+    stage.crowd_leaves(100);
+    tokio::time::sleep(DELAY + Duration::from_millis(1)).await;
+    assert_eq!((stage.webhooks.departures(), stage.dropped()), (94, 0), "a quarter is kept free");
+    let Next::Batch(batch) = stage.endpoint().take(true) else { panic!("nothing to send") };
+    tokio::time::sleep(HELD_CHECK).await;
+    assert_eq!((batch.len(), stage.webhooks.departures(), stage.dropped()), (6, 88, 0));
+    stage.note("c-99", Fact::Occupied);
+    assert_eq!(stage.webhooks.departures(), 87, "it has never been away");
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!((stage.webhooks.departures(), stage.dropped()), (0, 93 - 8));
+    departures.abort();
+}
+
+/// Others are told no later than that.
+#[tokio::test(start_paused = true)]
+async fn departures_wait_for_a_slow_endpoint_no_longer_than_so() {
+    let stage = Stage::bounded(DELAY, 8);
+    let departures = stage.departures();
+    stage.crowd_leaves(1_000);
+    let left = async || {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let _ = stage.endpoint().take(true);
+        stage.webhooks.departures()
+    };
+    tokio::time::sleep(DELAY).await;
+    for _ in 0..29 {
+        assert!(left().await > 500 && stage.dropped() == 0);
+    }
+    left().await;
+    assert_eq!(left().await, 0);
+    departures.abort();
+}
+
+#[tokio::test]
+async fn whoever_misses_a_cache_is_told_again_when_the_telling_was_lost() {
+    let stage = Stage::bounded(DELAY, 1);
+    stage.note("cache-a", Fact::CacheMiss);
+    stage.note("cache-a", Fact::CacheMiss);
+    assert_eq!(stage.dropped(), 0);
+    stage.note("cache-b", Fact::CacheMiss);
+    assert_eq!((stage.dropped(), stage.webhooks.misses()), (1, 1));
+    assert_eq!(stage.sent(), ["cache_miss cache-b "]);
+    stage.note("cache-a", Fact::CacheMiss);
+    assert_eq!(stage.sent(), ["cache_miss cache-a "]);
+}
+
+/// They were once counted as under way for ever, and a stop waited for them.
+#[tokio::test]
+async fn events_that_a_panic_took_are_counted_as_lost() {
+    let stage = Stage::new(DELAY);
+    stage.note("c", Fact::Occupied);
+    assert!(matches!(stage.endpoint().take(true), Next::Batch(_)));
+    assert_eq!((stage.endpoint().unsent(), stage.dropped()), (1, 0));
+    let running = tokio::spawn(stage.endpoint().run(Arc::clone(&stage.webhooks.sender)));
+    tokio::task::yield_now().await;
+    assert_eq!((stage.endpoint().unsent(), stage.dropped()), (0, 1));
+    running.abort();
+}
+
+/// What found no room was once forgotten, and counted as sent again.
+#[tokio::test]
+async fn a_replay_leaves_what_has_no_room_on_the_list() {
+    let stage = Stage::bounded(DELAY, 8);
+    for number in 0..10 {
+        let event = Bytes::from(format!("{number}"));
+        let (app, url, reason) = (AppId::from("1"), "http://x/".into(), "down".into());
+        let failed = failed::FailedEvent { app, endpoint: 0, url, event, created_ms: 0, attempts: 1, reason };
+        stage.webhooks.sender.failed.add(failed);
+    }
+    let selection = Selection::default();
+    assert_eq!((stage.webhooks.replay(&selection), stage.webhooks.failed_len()), (6, 4));
+    assert_eq!(stage.sent(), ["0", "1", "2", "3", "4", "5"]);
+    assert_eq!((stage.webhooks.replay(&selection), stage.webhooks.failed_len()), (4, 0));
+    assert_eq!((stage.sent().len(), stage.dropped()), (4, 0));
 }
