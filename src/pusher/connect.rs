@@ -52,6 +52,15 @@ impl Entry {
         Self { pusher: Arc::clone(pusher), verdict: Err(refusal) }
     }
 
+    /// Refuses who would have been let in: there is no room.
+    #[must_use]
+    pub fn over_capacity(mut self) -> Self {
+        if let Ok(Admitted { protocol, .. }) = self.verdict {
+            self.verdict = Err(Refusal::new(CloseReason::OverCapacity, Some(protocol)));
+        }
+        self
+    }
+
     /// Answers a WebSocket handshake. `alive` is held until the connection has ended.
     pub fn upgrade(self, request: Request<Incoming>, alive: impl Send + 'static) -> Reply {
         let sockets = Arc::clone(&self.pusher.sockets);

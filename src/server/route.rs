@@ -1,6 +1,6 @@
 //! From a path to the room behind it: the table of contents of the public side.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -23,12 +23,12 @@ pub(super) async fn route(
     let whole = request.uri().path().to_owned();
     let pusher = &server.pusher;
     let path = whole.strip_prefix(server.settings.path_prefix.as_str()).unwrap_or_default();
-    let arrival = Arrival { secure: origin.tls || proxy_had_tls(server, &request, origin.peer.ip()) };
     let socket_key = path.strip_prefix("/app/").filter(|key| !key.is_empty() && !key.contains('/'));
     if let Some(key) = socket_key {
         if !is_upgrade(&request) {
             return http::text(StatusCode::UPGRADE_REQUIRED, "This is a WebSocket endpoint");
         }
+        let arrival = arrival(server, &request, origin);
         return Entry::new(pusher, &request, key, arrival).upgrade(request, alive.clone());
     }
     // As one library asks to end a user's connections.
@@ -40,8 +40,11 @@ pub(super) async fn route(
         return Entry::on_no_path(pusher, &request).upgrade(request, alive.clone());
     }
     if let Some(session) = fallback::Path::parse(path) {
-        let open = |request: &Request<()>, transport| {
-            Entry::new(pusher, request, session.key, arrival).open(transport, None)
+        let arrival = arrival(server, &request, origin);
+        let open = |request: &Request<()>, transport, has_room| {
+            let entry = Entry::new(pusher, request, session.key, arrival);
+            let entry = if has_room { entry } else { entry.over_capacity() };
+            entry.open(transport, None)
         };
         let client = client_address(server, &request, origin.peer.ip());
         return server.fallback.answer(request, session, client, alive.clone(), open).await;
@@ -64,18 +67,30 @@ fn is_trusted(server: &Server, peer: IpAddr) -> bool {
     server.settings.trusted_proxies.iter().any(|network| network.contains(&peer))
 }
 
+fn arrival(server: &Server, request: &Request<Incoming>, origin: Origin) -> Arrival {
+    Arrival { secure: origin.tls || proxy_had_tls(server, request, origin.peer.ip()) }
+}
+
 /// Where a client is: behind trusted proxies, the last address that none of them has.
 fn client_address(server: &Server, request: &Request<Incoming>, peer: IpAddr) -> IpAddr {
-    let mut client = peer.to_canonical();
     let lines = request.headers().get_all("x-forwarded-for").iter().rev();
-    let lines = lines.filter_map(|value| value.to_str().ok());
-    let mut hops = lines.flat_map(|line| line.rsplit(',')).map(|hop| hop.trim().parse::<IpAddr>());
+    // What is no address ends the walk: what stands before it may be the client's own words.
+    let lines = lines.map(|value| value.to_str().unwrap_or_default());
+    let mut hops = lines.flat_map(|line| line.rsplit(',')).map(forwarded_address);
+    let mut client = peer.to_canonical();
     while is_trusted(server, client)
-        && let Some(Ok(hop)) = hops.next()
+        && let Some(Some(hop)) = hops.next()
     {
         client = hop.to_canonical();
     }
     client
+}
+
+/// An address as proxies write it: alone, or with a port.
+fn forwarded_address(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    let alone = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    alone.parse().ok().or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
 }
 
 /// By a trusted proxy's word.
@@ -85,4 +100,25 @@ fn proxy_had_tls(server: &Server, request: &Request<Incoming>, peer: IpAddr) -> 
     // Of several proxies, the one that the client reached stands first.
     let proto = proto.and_then(|proto| proto.split(',').next()).map(str::trim).unwrap_or_default();
     trusted && (proto.eq_ignore_ascii_case("https") || proto.eq_ignore_ascii_case("wss"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forwarded_addresses_are_read_with_and_without_a_port() {
+        for (text, address) in [
+            ("1.2.3.4", "1.2.3.4"),
+            (" 1.2.3.4:55123 ", "1.2.3.4"),
+            ("::1", "::1"),
+            ("[::1]", "::1"),
+            ("[2001:db8::1]:9", "2001:db8::1"),
+        ] {
+            assert_eq!(forwarded_address(text), address.parse().ok(), "{text}");
+        }
+        for text in ["", "unknown", "1.2.3", "1.2.3.4:", "_hidden", "a, b"] {
+            assert_eq!(forwarded_address(text), None, "{text}");
+        }
+    }
 }

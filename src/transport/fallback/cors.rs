@@ -2,12 +2,12 @@
 
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, CACHE_CONTROL,
-    CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ALLOW,
+    CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN, VARY,
 };
 use hyper::{Method, StatusCode};
 
-use crate::http::Reply;
+use crate::http::{self, Reply};
 
 /// A year: the answer never changes.
 const MAX_AGE: &str = "31536000";
@@ -37,6 +37,13 @@ impl Cors {
         if let Some(asked) = &self.headers {
             headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
         }
+        self.allow(reply)
+    }
+
+    /// The answer to any other method than those that there are.
+    pub(super) fn refuse_method(&self) -> Reply {
+        let mut reply = http::text(StatusCode::METHOD_NOT_ALLOWED, "Only POST is allowed here");
+        reply.headers_mut().insert(ALLOW, HeaderValue::from_static("OPTIONS, POST"));
         self.allow(reply)
     }
 

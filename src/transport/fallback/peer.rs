@@ -29,6 +29,17 @@ pub(super) struct Peer<S> {
     sockets: Arc<Sockets>,
 }
 
+/// Half of what a message asks for may have been done: the session does not go on.
+struct CloseOnPanic<'a>(&'a Mailbox);
+
+impl Drop for CloseOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.close(CloseReason::Lost);
+        }
+    }
+}
+
 impl<S: Session> Peer<S> {
     pub(super) fn new(opened: Opened<S>, sockets: Arc<Sockets>) -> Self {
         let Opened { mailbox, mut session, max_message } = opened;
@@ -53,7 +64,11 @@ impl<S: Session> Peer<S> {
     /// Takes the client's messages, one after the other. Says whether the session is still there.
     pub(super) fn take(&self, messages: &[String]) -> bool {
         let mut session = self.session.lock();
-        let Some(session) = session.as_mut() else { return false };
+        let Some(session) = session.as_mut().filter(|_| self.mailbox.closing().is_none()) else {
+            return false;
+        };
+        // As a WebSocket ends with its task.
+        let _unwinding = CloseOnPanic(&self.mailbox);
         if messages.is_empty() {
             self.mailbox.push(&bytes::Bytes::from_static(NOTHING));
         }

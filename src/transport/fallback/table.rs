@@ -1,6 +1,6 @@
 //! The table of sessions: which request belongs to which of them, and how many there may be.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use super::peer::Peer;
 use super::{Action, OPENED, Path, close_frame};
 use crate::http::{self, Reply, ReplyBody};
 use crate::mailbox::drain;
+use crate::model::close::CloseReason;
 use crate::model::transport::Transport;
 use crate::sockets::Sockets;
 use crate::transport::{Opened, Session};
@@ -34,8 +35,9 @@ const NO_BODY: usize = 1024;
 const THROWN_AWAY: usize = 16 * 1024;
 /// Bytes around a list of messages, each of which may be escaped.
 const AROUND: usize = 1024;
-/// The close code of a session for which there is no room; its client comes back.
-const OVER_CAPACITY: (u16, &str) = (4100, "Over capacity");
+
+/// Messages in one list: they are worked off without a pause.
+const MAX_MESSAGES: usize = 256;
 
 /// What bounds the sessions.
 #[derive(Debug, Clone)]
@@ -51,6 +53,7 @@ pub struct Settings {
 /// Every session of the fallbacks.
 pub struct Sessions<S> {
     table: DashMap<Arc<str>, Arc<Peer<S>>>,
+    /// How many each network has; see [`network`].
     addresses: DashMap<IpAddr, usize>,
     count: AtomicUsize,
     sockets: Arc<Sockets>,
@@ -78,16 +81,6 @@ impl<S> Sessions<S> {
         Self { table, addresses, count, sockets, settings }
     }
 
-    /// How many sessions there are.
-    pub fn len(&self) -> usize {
-        self.count.load(Ordering::Acquire)
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Takes a place, if there is one left.
     fn enter(&self, address: IpAddr) -> bool {
         let below = |limit: usize| move |count: usize| (count < limit).then_some(count + 1);
@@ -96,13 +89,13 @@ impl<S> Sessions<S> {
             return false;
         }
         let mut of_address = self.addresses.entry(address).or_insert(0);
-        if *of_address >= self.settings.max_per_address {
-            drop(of_address);
-            self.count.fetch_sub(1, Ordering::AcqRel);
-            return false;
-        }
         *of_address += 1;
-        true
+        let is_below = *of_address <= self.settings.max_per_address;
+        drop(of_address);
+        if !is_below {
+            self.leave(address);
+        }
+        is_below
     }
 
     fn leave(&self, address: IpAddr) {
@@ -115,15 +108,15 @@ impl<S> Sessions<S> {
 }
 
 impl<S: Session> Sessions<S> {
-    /// Answers a request to a session. `open` opens the socket of a new one; `alive` is held until it
-    /// has ended.
+    /// Answers a request to a session. `open` opens the socket of a new one, or refuses it where there
+    /// is no room; `alive` is held until it has ended.
     pub async fn answer(
         self: &Arc<Self>,
         request: Request<Incoming>,
         path: Path<'_>,
         address: IpAddr,
         alive: impl Send + 'static,
-        open: impl FnOnce(&Request<()>, Transport) -> Opened<S>,
+        open: impl FnOnce(&Request<()>, Transport, bool) -> Opened<S>,
     ) -> Reply {
         let (parts, body) = request.into_parts();
         let cors = Cors::of(&parts.headers);
@@ -131,7 +124,7 @@ impl<S: Session> Sessions<S> {
             return cors.preflight();
         }
         if parts.method != Method::POST {
-            return cors.allow(http::text(StatusCode::METHOD_NOT_ALLOWED, "Only POST is allowed here"));
+            return cors.refuse_method();
         }
         let key: Arc<str> = format!("{}/{}", path.key, path.session).into();
         let (reading, transport) = match path.action {
@@ -143,8 +136,8 @@ impl<S: Session> Sessions<S> {
             return cors.allow(http::last(http::text(StatusCode::BAD_REQUEST, "No body is expected here")));
         }
         let request = Request::from_parts(parts, ());
-        let open = || open(&request, transport);
-        cors.allow_messages(self.read(key, reading, address, alive, open))
+        let open = |has_room| open(&request, transport, has_room);
+        cors.allow_messages(self.read(key, reading, network(address), alive, open))
     }
 
     /// The client's messages.
@@ -171,6 +164,9 @@ impl<S: Session> Sessions<S> {
         let Ok(messages) = serde_json::from_slice::<Vec<String>>(&body) else {
             return http::text(StatusCode::INTERNAL_SERVER_ERROR, "Broken JSON encoding.");
         };
+        if messages.len() > MAX_MESSAGES {
+            return http::text(StatusCode::PAYLOAD_TOO_LARGE, "Too many messages");
+        }
         if !peer.take(&messages) {
             return no_session();
         }
@@ -187,13 +183,13 @@ impl<S: Session> Sessions<S> {
         reading: Reading,
         address: IpAddr,
         alive: impl Send + 'static,
-        open: impl FnOnce() -> Opened<S>,
+        open: impl FnOnce(bool) -> Opened<S>,
     ) -> Reply {
         if let Some(peer) = self.table.get(&key).map(|peer| Arc::clone(&peer)) {
             return again(&peer, reading);
         }
         if !self.enter(address) {
-            return ended(reading, OVER_CAPACITY, &[]);
+            return refused(reading, open(false));
         }
         let peer = match self.table.entry(Arc::clone(&key)) {
             // Another request of the same client came in between.
@@ -204,7 +200,7 @@ impl<S: Session> Sessions<S> {
                 return again(&peer, reading);
             }
             Entry::Vacant(free) => {
-                let opened = open();
+                let opened = open(true);
                 if opened.mailbox.closing().is_some() {
                     drop(free);
                     self.leave(address);
@@ -247,13 +243,30 @@ fn prelude(reading: Reading) -> Bytes {
 /// The only reply of a session that is refused.
 fn refused<S: Session>(reading: Reading, opened: Opened<S>) -> Reply {
     let Opened { mailbox, mut session, .. } = opened;
-    let Some(reason) = mailbox.closing() else { return ended(reading, OVER_CAPACITY, &[]) };
+    let reason = mailbox.closing().unwrap_or(CloseReason::OverCapacity);
     session.closed(reason);
     let (code, text) = session.farewell(reason);
-    ended(reading, (code, &text), &drain(&mailbox))
+    let body = [&prelude(reading), OPENED, &drain(&mailbox), &close_frame(code, &text)].concat();
+    Reply::new(ReplyBody::from(Bytes::from(body)))
 }
 
-fn ended(reading: Reading, (code, text): (u16, &str), before: &[u8]) -> Reply {
-    let body = [&prelude(reading), OPENED, before, &close_frame(code, text)].concat();
-    Reply::new(ReplyBody::from(Bytes::from(body)))
+/// What counts as one address: IPv6 hosts have as many as they like of their network.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(six) => IpAddr::V6(Ipv6Addr::from_bits(six.to_bits() & (u128::MAX << 64))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_of_ipv6_is_one_address() {
+        let of = |text: &str| network(text.parse().expect("an address"));
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+    }
 }
