@@ -1,7 +1,6 @@
 //! HTTP replies, and request bodies that are bounded in bytes and time.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,7 +9,6 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
-use parking_lot::Mutex;
 
 /// Bytes of a body above which a reply is its connection's last: a connection keeps the buffer of its
 /// largest reply for as long as it lives.
@@ -24,32 +22,13 @@ pub struct ReplyBody(Content);
 
 enum Content {
     Whole(Full<Bytes>),
-    Stream(Stream),
+    Stream(Pin<Box<dyn Pieces>>),
 }
 
-struct Stream {
-    body: Pin<Box<dyn Body<Data = Bytes, Error = Interrupted> + Send>>,
-    under_way: UnderWay,
-}
-
-/// What a reply that comes piece by piece holds for as long as it is under way: until its end, or until
-/// whoever writes it has no more to say, be it read or not.
-#[derive(Clone, Default)]
-pub struct UnderWay(Arc<Mutex<Option<Box<dyn Send>>>>);
-
-impl UnderWay {
-    /// It is not under way any more: from now on its connection has to end in time.
-    pub fn end(&self) {
-        let held = self.0.lock().take();
-        // Dropped without the lock.
-        drop(held);
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.under_way.end();
-    }
+/// A body that comes piece by piece.
+pub trait Pieces: Body<Data = Bytes, Error = Interrupted> + Send {
+    /// Has it drop `end` as soon as it has no more pieces, whether those it had are read or not.
+    fn until_its_end(self: Pin<&mut Self>, end: Box<dyn Send>);
 }
 
 /// A reply that cannot be finished: its connection is broken off.
@@ -59,11 +38,8 @@ pub struct Interrupted;
 
 impl ReplyBody {
     /// A body that comes piece by piece.
-    pub fn stream(
-        body: impl Body<Data = Bytes, Error = Interrupted> + Send + 'static,
-        under_way: UnderWay,
-    ) -> Self {
-        Self(Content::Stream(Stream { body: Box::pin(body), under_way }))
+    pub fn stream(body: impl Pieces + 'static) -> Self {
+        Self(Content::Stream(Box::pin(body)))
     }
 
     /// Whether it comes piece by piece.
@@ -71,11 +47,13 @@ impl ReplyBody {
         matches!(self.0, Content::Stream(_))
     }
 
-    /// Has a body that comes piece by piece hold something for as long as it is under way.
-    pub fn hold(&self, held: impl Send + 'static) {
-        if let Content::Stream(stream) = &self.0 {
-            *stream.under_way.0.lock() = Some(Box::new(held));
+    /// The same, with something that is dropped when it has no more pieces.
+    #[must_use]
+    pub fn until_its_end(mut self, end: impl Send + 'static) -> Self {
+        if let Content::Stream(stream) = &mut self.0 {
+            stream.as_mut().until_its_end(Box::new(end));
         }
+        self
     }
 
     /// The bytes of a whole body.
@@ -109,21 +87,21 @@ impl Body for ReplyBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
         match &mut self.0 {
             Content::Whole(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
-            Content::Stream(stream) => stream.body.as_mut().poll_frame(cx),
+            Content::Stream(stream) => stream.as_mut().poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Content::Whole(body) => body.is_end_stream(),
-            Content::Stream(stream) => stream.body.is_end_stream(),
+            Content::Stream(stream) => stream.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Content::Whole(body) => body.size_hint(),
-            Content::Stream(stream) => stream.body.size_hint(),
+            Content::Stream(stream) => stream.size_hint(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One HTTP connection: its requests one after the other, its time limit, and its end.
 
 use std::convert::Infallible;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Alive, Origin, Server, route, stopped};
 use crate::http::Reply;
@@ -23,6 +23,9 @@ const MAX_HTTP_BUFFER: usize = 64 * 1024;
 
 /// How long a stopping broker waits for the request of an open connection.
 const LATE_REQUEST: Duration = Duration::from_millis(500);
+
+/// How long it waits for a client to read the reply to its last request.
+const LAST_REPLY: Duration = Duration::from_secs(5);
 
 /// Serves the requests of one connection, until it becomes a WebSocket or ends.
 pub(super) async fn serve<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
@@ -38,8 +41,7 @@ pub(super) async fn serve<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let service = service_fn(move |request| answer(Arc::clone(&answering), request));
     let pause = &context.pause;
     let connection = http().serve_connection(TokioIo::new(stream), service).with_upgrades();
-    let deadline = sleep(limit);
-    tokio::pin!(connection, deadline);
+    tokio::pin!(connection);
     let ended = tokio::select! {
         biased;
         ended = &mut connection => Some(ended),
@@ -47,11 +49,14 @@ pub(super) async fn serve<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             // A request in flight is still answered; one that has not come by now is not waited for.
             connection.as_mut().graceful_shutdown();
             match timeout(LATE_REQUEST, &mut connection).await {
-                Err(_) if pause.elapsed().is_none() => Some(connection.await),
+                Err(_) if pause.elapsed().is_none() => tokio::select! {
+                    ended = &mut connection => Some(ended),
+                    () = pause.exceeds(LAST_REPLY) => None,
+                },
                 ended => ended.ok(),
             }
         }
-        () = pause.exceeds(limit, deadline) => {
+        () = pause.exceeds(limit) => {
             tracing::debug!(peer = %origin.peer, "no request in time");
             None
         }
@@ -86,18 +91,17 @@ async fn answer(context: Arc<Context>, request: Request<Incoming>) -> Result<Rep
     context.pause.end();
     let reply = route::route(&context.server, request, context.origin, &context.alive).await;
     if reply.body().is_stream() {
-        // Under way until its last byte.
-        reply.body().hold(Busy(context));
-        return Ok(reply);
+        // Under way for as long as there may be more of it.
+        return Ok(reply.map(|body| body.until_its_end(UnderWay(context))));
     }
     context.pause.begin_again();
     Ok(reply)
 }
 
-/// A request whose reply has not ended yet.
-struct Busy(Arc<Context>);
+/// A request whose reply may have more pieces yet.
+struct UnderWay(Arc<Context>);
 
-impl Drop for Busy {
+impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.pause.begin_again();
     }
@@ -140,8 +144,9 @@ impl Pause {
         }
     }
 
-    /// Waits until it has lasted for `limit`. `deadline` is set anew only when it comes.
-    async fn exceeds(&self, limit: Duration, mut deadline: Pin<&mut Sleep>) {
+    /// Waits until it has lasted for `limit`. The timer is set anew only when its time comes.
+    async fn exceeds(&self, limit: Duration) {
+        let mut deadline = pin!(sleep(limit));
         loop {
             deadline.as_mut().await;
             let left = limit.saturating_sub(self.elapsed().unwrap_or_default());

@@ -262,7 +262,7 @@ pub fn subscribe_with(data: Value) -> Value {
 }
 
 /// What every frame of the broker has in common, whatever it says.
-fn checked(text: &str) -> Value {
+pub fn checked(text: &str) -> Value {
     let frame: Value = serde_json::from_str(text).expect("a frame is JSON");
     let event = frame["event"].as_str().unwrap_or_else(|| panic!("no event in {frame}"));
     match event {

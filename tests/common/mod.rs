@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod client;
+pub mod fallback;
 pub mod http;
 pub mod metrics;
 pub mod program;

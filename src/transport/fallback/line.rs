@@ -13,16 +13,17 @@ use tokio::time::Instant;
 
 use super::HEARTBEAT;
 use super::reply::LineReply;
-use crate::http::{ReplyBody, UnderWay};
 use crate::mailbox::Wire;
+use crate::model::close::CloseReason;
 
 /// Bytes that are handed over before the reply has taken them.
 const ROOM: usize = 16 * 1024;
 /// UTF-16 code units of one streamed reply after which pusher-js begins another request. What is
 /// under way then would be lost.
 const LONG_REPLY: usize = 256 * 1024;
-/// How long a reply that is so long waits for that, for the sake of clients that do not do so.
-const REOPEN_WAIT: Duration = Duration::from_secs(2);
+/// How long a client may take to have read a reply that is so long and to begin another. Nothing is
+/// sent meanwhile, and whoever takes longer is closed: a loss must not go unseen.
+const REOPEN_WAIT: Duration = Duration::from_secs(30);
 /// How long nothing may be sent: proxies end replies that are silent for longer.
 const SILENCE: Duration = Duration::from_secs(25);
 /// How long a session waits for its client's next request.
@@ -39,6 +40,8 @@ struct State {
     reader: Option<Reader>,
     /// Of the latest reader: earlier ones are broken off.
     number: u64,
+    /// The session has ended, as its client did not come back.
+    gone: bool,
     /// What the reader takes next.
     buffer: Vec<u8>,
     /// The session has ended; this is the last line of whoever reads.
@@ -49,8 +52,10 @@ struct State {
     since: Instant,
     /// Code units of this reply.
     units: usize,
-    /// The reply is long: until then its client may begin another.
+    /// The reply is long: until then its client has to begin another.
     waits_until: Option<Instant>,
+    /// The session ends: nothing waits for another reply any more.
+    ending: bool,
 }
 
 /// How a reply is read.
@@ -65,14 +70,8 @@ pub(super) enum Reading {
 struct Reader {
     reading: Reading,
     waker: Option<Waker>,
-    under_way: UnderWay,
-}
-
-impl Drop for Reader {
-    /// Whatever it has not read by now, its connection does not stay for it.
-    fn drop(&mut self) {
-        self.under_way.end();
-    }
+    /// Dropped with it; never under the lock, as it may be anything.
+    end: Option<Box<dyn Send>>,
 }
 
 impl Line {
@@ -80,34 +79,43 @@ impl Line {
         let state = State {
             reader: None,
             number: 0,
+            gone: false,
             buffer: Vec::new(),
             last_line: None,
             task: None,
             since: Instant::now(),
             units: 0,
             waits_until: None,
+            ending: false,
         };
         Self { state: Mutex::new(state), changed: Notify::new() }
     }
 
     /// Has a new reply read the line, beginning with `first`. A reply that still reads is broken off:
     /// its client may have given it up already.
-    pub(super) fn attach(self: &Arc<Self>, reading: Reading, first: Bytes) -> ReplyBody {
-        let under_way = UnderWay::default();
-        ReplyBody::stream(self.read(reading, first, under_way.clone()), under_way)
-    }
-
-    fn read(self: &Arc<Self>, reading: Reading, first: Bytes, under_way: UnderWay) -> LineReply {
+    pub(super) fn attach(self: &Arc<Self>, reading: Reading, first: Bytes) -> LineReply {
+        let mut earlier = None;
         let mut state = self.state.lock();
         state.number += 1;
-        state.units = units(&first);
+        // What an earlier reply has not taken is this one's.
+        state.units = units(&first) + units(&state.buffer);
         state.waits_until = None;
-        let earlier = state.reader.replace(Reader { reading, waker: None, under_way });
-        if let Some(waker) = earlier.and_then(|mut reader| reader.waker.take()) {
-            waker.wake();
-        }
+        state.wake_reader();
+        std::mem::swap(&mut earlier, &mut state.reader);
+        state.reader = Some(Reader { reading, waker: None, end: None });
         state.moved(&self.changed);
         LineReply::new(Arc::clone(self), state.number, first)
+    }
+
+    /// For a reply: drops `end` when it reads the line no more.
+    pub(super) fn until_the_end_of(&self, number: u64, end: Box<dyn Send>) {
+        let mut end = Some(end);
+        let mut state = self.state.lock();
+        if state.number == number
+            && let Some(reader) = &mut state.reader
+        {
+            std::mem::swap(&mut end, &mut reader.end);
+        }
     }
 
     /// For a reply: what it sends next. `Ready(None)` when it has ended.
@@ -116,35 +124,34 @@ impl Line {
         number: u64,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Replaced>>> {
+        let _ended;
         let mut state = self.state.lock();
-        if state.number != number {
+        if state.number != number || state.gone {
             return Poll::Ready(Some(Err(Replaced)));
         }
         let ends = state.reader.as_ref().is_none_or(|reader| reader.reading == Reading::Once);
-        if !state.buffer.is_empty() {
-            let taken = std::mem::take(&mut state.buffer);
-            if ends {
-                state.reader = None;
-            }
-            state.moved(&self.changed);
-            return Poll::Ready(Some(Ok(taken.into())));
-        }
         let Some(reader) = &mut state.reader else { return Poll::Ready(None) };
         reader.waker = Some(cx.waker().clone());
-        match state.last_line.clone() {
-            Some(last) => {
-                state.reader = None;
-                state.moved(&self.changed);
-                Poll::Ready(Some(Ok(last)))
-            }
-            None => Poll::Pending,
+        if state.buffer.is_empty() && state.last_line.is_none() {
+            return Poll::Pending;
         }
+        let mut taken = std::mem::take(&mut state.buffer);
+        if let Some(last) = &state.last_line {
+            taken.extend_from_slice(last);
+        }
+        if ends || state.last_line.is_some() {
+            _ended = state.reader.take();
+        }
+        state.moved(&self.changed);
+        Poll::Ready(Some(Ok(taken.into())))
     }
 
     /// A reply is given up before its end. What it has not taken goes to the next.
     pub(super) fn detach(&self, number: u64) {
+        let mut ended = None;
         let mut state = self.state.lock();
-        if state.number == number && state.reader.take().is_some() {
+        if state.number == number && state.reader.is_some() {
+            std::mem::swap(&mut ended, &mut state.reader);
             state.moved(&self.changed);
         }
     }
@@ -157,26 +164,32 @@ impl Line {
     /// When to look again.
     pub(super) fn next_look(&self) -> Instant {
         let state = self.state.lock();
+        // Until then nothing else is done, due or not.
         let due = state.since + if state.reader.is_some() { SILENCE } else { GRACE };
-        state.waits_until.map_or(due, |until| until.min(due))
+        state.waits_until.unwrap_or(due)
     }
 
-    /// Does what time asks for. Says whether the client is gone.
-    pub(super) fn look(&self, now: Instant) -> bool {
+    /// Does what time asks for. Says why the session has to end, if it has.
+    pub(super) fn look(&self, now: Instant) -> Option<CloseReason> {
         let mut state = self.state.lock();
-        if state.waits_until.is_some_and(|until| until <= now) {
-            state.waits_until = None;
-            state.units = 0;
-            state.wake_task();
-        }
-        match state.reader {
-            None => now >= state.since + GRACE,
-            Some(_) if state.waits_until.is_some() || now < state.since + SILENCE => false,
-            Some(_) => {
-                state.hand_over(HEARTBEAT);
-                false
+        match (&state.reader, state.waits_until) {
+            (None, _) => (now >= state.since + GRACE).then_some(CloseReason::Lost),
+            (Some(_), Some(until)) => (now >= until).then_some(CloseReason::SlowConsumer),
+            (Some(_), None) => {
+                if now >= state.since + SILENCE {
+                    state.hand_over(HEARTBEAT);
+                }
+                None
             }
         }
+    }
+
+    /// The session ends: what is left is handed over, however long the reply is.
+    pub(super) fn begin_end(&self) {
+        let mut state = self.state.lock();
+        state.ending = true;
+        state.waits_until = None;
+        state.wake_task();
     }
 
     /// The session has ended. Whoever reads gets what is left, and then `last`.
@@ -186,9 +199,20 @@ impl Line {
         state.wake_reader();
     }
 
-    /// Nobody need read any more: what has not been read by now is given up.
-    pub(super) fn give_up(&self) {
-        self.state.lock().reader = None;
+    /// The session has ended, as nobody reads it. Whoever comes back at this very moment is broken
+    /// off, and may begin another.
+    pub(super) fn abandon(&self) {
+        self.state.lock().gone = true;
+        self.break_off();
+    }
+
+    /// Breaks off the reply that reads, if there is one.
+    pub(super) fn break_off(&self) {
+        let mut ended = None;
+        let mut state = self.state.lock();
+        state.number += 1;
+        state.wake_reader();
+        std::mem::swap(&mut ended, &mut state.reader);
     }
 
     /// Whether nobody reads any more.
@@ -199,12 +223,22 @@ impl Line {
     /// Takes what there is room for.
     fn poll_take(&self, cx: &mut Context<'_>, frames: &[IoSlice<'_>]) -> Poll<usize> {
         let mut state = self.state.lock();
-        if state.has_room(&self.changed) {
-            let bytes = frames.iter().map(|frame| frame.len()).sum();
-            for frame in frames {
-                state.hand_over(frame);
+        let mut taken = 0;
+        for frame in frames {
+            let mut rest: &[u8] = frame;
+            // Its client may not read what comes behind the line that makes the reply long.
+            while !rest.is_empty() && state.has_room(&self.changed) {
+                let (line, behind) = rest.split_at(end_of_line(rest));
+                state.hand_over(line);
+                taken += line.len();
+                rest = behind;
             }
-            return Poll::Ready(bytes);
+            if !rest.is_empty() {
+                break;
+            }
+        }
+        if taken > 0 {
+            return Poll::Ready(taken);
         }
         state.task = Some(cx.waker().clone());
         Poll::Pending
@@ -214,8 +248,10 @@ impl Line {
 impl State {
     /// Whether the reader takes more now.
     fn has_room(&mut self, changed: &Notify) -> bool {
-        let Some(reader) = &self.reader else { return false };
-        if reader.reading == Reading::Stream && self.units > LONG_REPLY {
+        if self.reader.is_none() {
+            return false;
+        }
+        if self.is_long() {
             if self.waits_until.is_none() {
                 self.waits_until = Some(Instant::now() + REOPEN_WAIT);
                 changed.notify_one();
@@ -223,6 +259,12 @@ impl State {
             return false;
         }
         self.buffer.len() < ROOM
+    }
+
+    /// Whether its client may begin another reply now.
+    fn is_long(&self) -> bool {
+        let is_stream = self.reader.as_ref().is_some_and(|reader| reader.reading == Reading::Stream);
+        is_stream && self.units > LONG_REPLY && !self.ending
     }
 
     fn hand_over(&mut self, frame: &[u8]) {
@@ -252,7 +294,7 @@ impl State {
     }
 }
 
-/// Another reply reads the line now.
+/// Another reply reads the line now, or nothing will come by it.
 pub(super) struct Replaced;
 
 /// A line as a mailbox writes to it. What comes in has requests of its own.
@@ -274,6 +316,11 @@ impl Wire for ToLine {
     fn poll_shut_down(&mut self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
     }
+}
+
+/// Where the first line of a frame ends: events that were published together are one frame.
+fn end_of_line(frame: &[u8]) -> usize {
+    memchr::memchr(b'\n', frame).map_or(frame.len(), |at| at + 1)
 }
 
 /// UTF-16 code units of UTF-8 text: what a browser counts a reply in.

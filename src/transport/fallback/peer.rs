@@ -96,9 +96,10 @@ impl<S: Session> Peer<S> {
         let last = self.end(reason);
         let Some((code, text)) = last else { return };
         // Whoever does not read them in time goes without them.
-        let _ = timeout(LINGER, self.say_goodbye(code, &text)).await;
+        if timeout(LINGER, self.say_goodbye(code, &text)).await.is_err() {
+            self.line.break_off();
+        }
         drop(alive);
-        self.line.give_up();
         tokio::time::sleep(REMEMBERED).await;
         drop(entered);
     }
@@ -110,8 +111,8 @@ impl<S: Session> Peer<S> {
                 reason = poll_fn(|cx| self.mailbox.poll_closing(cx, &mut wire)) => return reason,
                 () = self.line.changed() => {}
                 () = sleep_until(self.line.next_look()) => {
-                    if self.line.look(Instant::now()) {
-                        self.mailbox.close(CloseReason::Lost);
+                    if let Some(reason) = self.line.look(Instant::now()) {
+                        self.mailbox.close(reason);
                     }
                 }
             }
@@ -123,10 +124,15 @@ impl<S: Session> Peer<S> {
         let mut session = self.session.lock().take()?;
         session.closed(reason);
         let (code, text) = session.farewell(reason);
-        (!reason.peer_is_gone()).then(|| (code, text.into_owned()))
+        if reason.peer_is_gone() {
+            self.line.abandon();
+            return None;
+        }
+        Some((code, text.into_owned()))
     }
 
     async fn say_goodbye(&self, code: u16, text: &str) {
+        self.line.begin_end();
         let mut wire = ToLine(Arc::clone(&self.line));
         let flushed = poll_fn(|cx| self.mailbox.poll_flush(cx, &mut wire));
         // A line cannot break.

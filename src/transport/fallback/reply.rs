@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame};
 
 use super::line::Line;
-use crate::http::Interrupted;
+use crate::http::{Interrupted, Pieces};
 
 /// A reply that reads a session's line, for as long as no other does.
 pub(super) struct LineReply {
@@ -43,6 +43,12 @@ impl Body for LineReply {
         self.ended = !matches!(next, Some(Ok(_)));
         // To end it as if it were whole would tell its client that the session is over.
         Poll::Ready(next.map(|next| next.map(Frame::data).map_err(|_| Interrupted)))
+    }
+}
+
+impl Pieces for LineReply {
+    fn until_its_end(self: Pin<&mut Self>, end: Box<dyn Send>) {
+        self.line.until_the_end_of(self.number, end);
     }
 }
 

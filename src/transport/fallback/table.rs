@@ -222,7 +222,7 @@ fn begun<S: Session>(peer: &Peer<S>, reading: Reading) -> Reply {
         Reading::Once => Reply::new(ReplyBody::from(Bytes::from_static(OPENED))),
         Reading::Stream => {
             let first = [&PRELUDE, OPENED].concat();
-            Reply::new(peer.line().attach(reading, first.into()))
+            Reply::new(ReplyBody::stream(peer.line().attach(reading, first.into())))
         }
     }
 }
@@ -230,7 +230,7 @@ fn begun<S: Session>(peer: &Peer<S>, reading: Reading) -> Reply {
 /// A further reply of a session.
 fn again<S: Session>(peer: &Peer<S>, reading: Reading) -> Reply {
     peer.heard();
-    Reply::new(peer.line().attach(reading, prelude(reading)))
+    Reply::new(ReplyBody::stream(peer.line().attach(reading, prelude(reading))))
 }
 
 fn prelude(reading: Reading) -> Bytes {

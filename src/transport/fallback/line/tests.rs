@@ -39,6 +39,18 @@ async fn piece(reply: &mut LineReply) -> Option<String> {
     .await
 }
 
+/// All that a reply is given while the mailbox has something for it.
+async fn all(mailbox: &Mailbox, line: &Arc<Line>, reply: &mut LineReply) -> String {
+    let mut all = String::new();
+    loop {
+        pass_on(mailbox, line).await;
+        match pieces(reply).await {
+            more if more.is_empty() => return all,
+            more => all += &more,
+        }
+    }
+}
+
 async fn pieces(reply: &mut LineReply) -> String {
     let mut all = String::new();
     while let Some(next) = piece(reply).await {
@@ -56,30 +68,30 @@ async fn a_poll_has_all_that_waits_and_ends_and_the_next_one_waits() {
     mailbox.push(&Bytes::from_static(b"1"));
     mailbox.push(&Bytes::from_static(b"2"));
     pass_on(&mailbox, &line).await;
-    let mut poll = line.read(Reading::Once, Bytes::new(), UnderWay::default());
+    let mut poll = line.attach(Reading::Once, Bytes::new());
     pass_on(&mailbox, &line).await;
     assert_eq!(pieces(&mut poll).await, "12end");
-    let mut next = line.read(Reading::Once, Bytes::new(), UnderWay::default());
+    let mut next = line.attach(Reading::Once, Bytes::new());
     assert_eq!(piece(&mut next).await, None);
-    assert!(!line.look(Instant::now() + SILENCE));
+    assert_eq!(line.look(Instant::now() + SILENCE), None);
     assert_eq!(pieces(&mut next).await, "h\nend", "in place of nothing for ever");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_later_reply_takes_over_and_nothing_that_was_not_taken_is_lost() {
     let (mailbox, line) = (mailbox(), Arc::new(Line::new()));
-    let mut first = line.read(Reading::Stream, Bytes::from_static(b"p"), UnderWay::default());
+    let mut first = line.attach(Reading::Stream, Bytes::from_static(b"p"));
     assert_eq!(pieces(&mut first).await, "p");
     mailbox.push(&Bytes::from_static(b"1"));
     pass_on(&mailbox, &line).await;
-    let mut second = line.read(Reading::Stream, Bytes::from_static(b"q"), UnderWay::default());
+    let mut second = line.attach(Reading::Stream, Bytes::from_static(b"q"));
     assert_eq!(pieces(&mut first).await, "broken");
     drop(first);
     assert_eq!(pieces(&mut second).await, "q1");
     drop(second);
     mailbox.push(&Bytes::from_static(b"2"));
     pass_on(&mailbox, &line).await;
-    let mut third = line.read(Reading::Stream, Bytes::new(), UnderWay::default());
+    let mut third = line.attach(Reading::Stream, Bytes::new());
     pass_on(&mailbox, &line).await;
     assert_eq!(pieces(&mut third).await, "2");
 }
@@ -87,7 +99,7 @@ async fn a_later_reply_takes_over_and_nothing_that_was_not_taken_is_lost() {
 #[tokio::test(start_paused = true)]
 async fn a_long_reply_waits_for_the_next_one_but_not_for_ever() {
     let (mailbox, line) = (mailbox(), Arc::new(Line::new()));
-    let mut reply = line.read(Reading::Stream, Bytes::new(), UnderWay::default());
+    let mut reply = line.attach(Reading::Stream, Bytes::new());
     let (large, small) = ("ä".repeat(LONG_REPLY), Bytes::from_static(b"later"));
     mailbox.push(&Bytes::from(large.clone()));
     pass_on(&mailbox, &line).await;
@@ -97,32 +109,125 @@ async fn a_long_reply_waits_for_the_next_one_but_not_for_ever() {
     assert_eq!(pieces(&mut reply).await, "!");
     mailbox.push(&small);
     pass_on(&mailbox, &line).await;
-    assert_eq!(piece(&mut reply).await, None);
+    assert_eq!(piece(&mut reply).await, None, "its client could miss it");
     assert_eq!(line.next_look(), Instant::now() + REOPEN_WAIT);
-    assert!(!line.look(Instant::now() + REOPEN_WAIT));
+    assert_eq!(line.look(Instant::now() + SILENCE), None);
+    assert_eq!(piece(&mut reply).await, None);
+    assert_eq!(line.look(Instant::now() + REOPEN_WAIT), Some(CloseReason::SlowConsumer));
+    line.begin_end();
     pass_on(&mailbox, &line).await;
-    assert_eq!(pieces(&mut reply).await, "later", "its client is of another kind");
+    line.end(Bytes::from_static(b"c"));
+    assert_eq!(pieces(&mut reply).await, "latercend", "nothing is held back at the end");
+}
+
+/// Events that were published together are one frame, which once went out whole.
+#[tokio::test(start_paused = true)]
+async fn a_frame_of_several_lines_is_handed_over_line_by_line() {
+    let (mailbox, line) = (mailbox(), Arc::new(Line::new()));
+    let mut reply = line.attach(Reading::Stream, Bytes::new());
+    let lines = format!("{}\n", "x".repeat(LONG_REPLY / 4)).repeat(7);
+    mailbox.push(&Bytes::from(lines.clone()));
+    let first = all(&mailbox, &line, &mut reply).await;
+    assert_eq!(first.matches('\n').count(), 4, "and the fourth makes it long");
+    let mut next = line.attach(Reading::Stream, Bytes::new());
+    assert_eq!(first + &all(&mailbox, &line, &mut next).await, lines);
+}
+
+/// A reply that is polled was once as long as the whole mailbox, and its reading longer than the grace.
+#[tokio::test(start_paused = true)]
+async fn a_reply_is_given_no_more_than_there_is_room_for() {
+    let (mailbox, line) = (mailbox(), Arc::new(Line::new()));
+    for _ in 0..100 {
+        mailbox.push(&Bytes::from(format!("{}\n", "x".repeat(1000))));
+    }
+    let mut poll = line.attach(Reading::Once, Bytes::new());
+    pass_on(&mailbox, &line).await;
+    let polled = pieces(&mut poll).await;
+    assert!((ROOM..ROOM + 1010).contains(&polled.len()), "{}", polled.len());
+}
+
+/// Lines that were ready together were once sent together, so that a client that begins another
+/// request behind one of them lost the rest.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_behind_the_line_that_makes_a_reply_long() {
+    let (mailbox, line) = (mailbox(), Arc::new(Line::new()));
+    let quarter = "x".repeat(LONG_REPLY / 4);
+    for _ in 0..7 {
+        mailbox.push(&Bytes::from(quarter.clone()));
+    }
+    let mut first = line.attach(Reading::Stream, Bytes::from_static(b"p"));
+    assert_eq!(all(&mailbox, &line, &mut first).await.len(), 1 + LONG_REPLY);
+    let mut second = line.attach(Reading::Stream, Bytes::new());
+    assert_eq!(pieces(&mut first).await, "broken");
+    assert_eq!(all(&mailbox, &line, &mut second).await, quarter.repeat(3));
+}
+
+/// What an earlier reply had left was once not counted.
+#[tokio::test(start_paused = true)]
+async fn what_is_left_for_a_reply_counts_for_its_length() {
+    let (mailbox, line) = (mailbox(), Arc::new(Line::new()));
+    drop(line.attach(Reading::Stream, Bytes::new()));
+    let first = line.attach(Reading::Stream, Bytes::new());
+    mailbox.push(&Bytes::from("x".repeat(LONG_REPLY / 2)));
+    pass_on(&mailbox, &line).await;
+    drop(first);
+    let mut second = line.attach(Reading::Stream, Bytes::new());
+    for _ in 0..2 {
+        mailbox.push(&Bytes::from("y".repeat(LONG_REPLY / 2 + 1)));
+    }
+    assert_eq!(pieces(&mut second).await.len(), LONG_REPLY / 2);
+    pass_on(&mailbox, &line).await;
+    assert_eq!(pieces(&mut second).await.len(), LONG_REPLY / 2 + 1, "and no more");
+}
+
+/// The session's task once asked again and again, as the silence was due and could not be ended.
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_waits_to_be_replaced_is_left_alone_until_then() {
+    let (mailbox, line) = (mailbox(), Arc::new(Line::new()));
+    let mut reply = line.attach(Reading::Stream, Bytes::new());
+    mailbox.push(&Bytes::from("x".repeat(LONG_REPLY + 1)));
+    pass_on(&mailbox, &line).await;
+    assert_eq!(pieces(&mut reply).await.len(), LONG_REPLY + 1);
+    tokio::time::advance(SILENCE / 2).await;
+    mailbox.push(&Bytes::from_static(b"later"));
+    pass_on(&mailbox, &line).await;
+    tokio::time::advance(SILENCE).await;
+    assert_eq!(line.look(Instant::now()), None);
+    assert_eq!(piece(&mut reply).await, None);
+    assert!(line.next_look() > Instant::now());
+}
+
+/// Such a client once waited for ever, by a line that nobody wrote to.
+#[tokio::test(start_paused = true)]
+async fn whoever_comes_back_as_the_session_ends_is_broken_off() {
+    let line = Arc::new(Line::new());
+    assert_eq!(line.look(Instant::now() + GRACE), Some(CloseReason::Lost));
+    let mut earlier = line.attach(Reading::Stream, Bytes::new());
+    assert_eq!(piece(&mut earlier).await, None);
+    line.abandon();
+    assert_eq!(pieces(&mut earlier).await, "broken");
+    assert_eq!(pieces(&mut line.attach(Reading::Once, Bytes::new())).await, "broken");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_session_that_nobody_reads_is_gone_after_the_grace() {
     let line = Arc::new(Line::new());
-    let reply = line.read(Reading::Stream, Bytes::new(), UnderWay::default());
-    assert!(!line.look(Instant::now() + GRACE));
+    let reply = line.attach(Reading::Stream, Bytes::new());
+    assert_eq!(line.look(Instant::now() + GRACE), None);
     drop(reply);
-    assert!(!line.look(Instant::now() + GRACE - Duration::from_millis(1)));
-    assert!(line.look(Instant::now() + GRACE));
+    assert_eq!(line.look(Instant::now() + GRACE - Duration::from_millis(1)), None);
+    assert_eq!(line.look(Instant::now() + GRACE), Some(CloseReason::Lost));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_stream_is_kept_alive_and_the_end_is_told_to_each_who_asks() {
     let line = Arc::new(Line::new());
-    let mut stream = line.read(Reading::Stream, Bytes::new(), UnderWay::default());
-    assert!(!line.look(Instant::now() + SILENCE));
+    let mut stream = line.attach(Reading::Stream, Bytes::new());
+    assert_eq!(line.look(Instant::now() + SILENCE), None);
     assert_eq!(pieces(&mut stream).await, "h\n");
     line.end(Bytes::from_static(b"c"));
     assert_eq!(pieces(&mut stream).await, "cend");
-    let mut late = line.read(Reading::Once, Bytes::new(), UnderWay::default());
+    let mut late = line.attach(Reading::Once, Bytes::new());
     assert_eq!(pieces(&mut late).await, "cend");
     assert!(line.is_idle());
 }
