@@ -171,6 +171,14 @@ export class Fanfare {
     assert.deepEqual(end, { code: 0, signal: null }, this.lines.join("\n"));
   }
 
+  /** SIGKILL: no word to anybody. */
+  async kill() {
+    this.child.kill("SIGKILL");
+    await within(STOP_DEADLINE, "the server to be gone", this.exited);
+    process.removeListener("exit", this.killOnExit);
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+
   keep(line) {
     this.lines.push(line);
     if (this.lines.length > KEPT_LINES) this.lines.shift();

@@ -54,8 +54,7 @@ export class World {
   options({ auth = "/broadcasting/auth", userAuth = "/user-auth", as = "ada", ...options } = {}) {
     return {
       cluster: "",
-      wsHost: this.server.host,
-      wsPort: this.server.port,
+      ...at(this.server),
       forceTLS: false,
       enabledTransports: ["ws"],
       channelAuthorization: {
@@ -91,6 +90,11 @@ export class World {
     const response = await api.get({ path, params });
     return response.json();
   }
+}
+
+/** What points a client at a server, or at something in front of it, for all transports. */
+export function at({ host, port }) {
+  return { wsHost: host, wsPort: port, wssPort: port, httpHost: host, httpPort: port, httpsPort: port };
 }
 
 export async function connected(client, ms = DEADLINE) {
