@@ -160,15 +160,7 @@ async fn c011_a_rush_fills_exactly_the_places_there_are() {
             (client, heard)
         });
     }
-    let mut let_in = Vec::new();
-    while let Some(arrived) = rush.join_next().await {
-        match arrived.expect("an arrival") {
-            (client, Heard::Frame(_)) => let_in.push(client),
-            (_, Heard::Closed { code, .. }) => assert_eq!(code, 4004),
-            (_, other) => panic!("heard {other:?}"),
-        }
-    }
-    assert_eq!(let_in.len(), 10);
+    assert_eq!(common::let_in(rush).await.len(), 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]

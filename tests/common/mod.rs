@@ -22,10 +22,10 @@ use serde_json::Value;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 pub use api::{Api, Signed};
-pub use client::Client;
+pub use client::{Client, Heard};
 pub use http::{Http, Reply};
 pub use metrics::Metrics;
 pub use program::Program;
@@ -202,6 +202,19 @@ impl Broker {
         client.subscribe("witness").await;
         Witness { client, address: self.address, seen: 0 }
     }
+}
+
+/// Those of a rush who were let in; the others were told that there is no place.
+pub async fn let_in(mut rush: JoinSet<(Client, Heard)>) -> Vec<Client> {
+    let mut let_in = Vec::new();
+    while let Some(arrived) = rush.join_next().await {
+        match arrived.expect("an arrival") {
+            (client, Heard::Frame(_)) => let_in.push(client),
+            (_, Heard::Closed { code, .. }) => assert_eq!(code, 4004),
+            (_, other) => panic!("heard {other:?}"),
+        }
+    }
+    let_in
 }
 
 /// Somebody who minds their own business while others misbehave.
