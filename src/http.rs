@@ -14,6 +14,9 @@ use hyper::{Response, StatusCode};
 /// largest reply for as long as it lives.
 const KEPT_BUFFER: usize = 256 * 1024;
 
+/// Bytes of a stranger's body that are read and thrown away to keep the connection.
+const THROWN_AWAY: usize = 16 * 1024;
+
 /// What the broker answers.
 pub type Reply = Response<ReplyBody>;
 
@@ -161,6 +164,12 @@ pub async fn read_body(body: Incoming, limit: usize, timeout: Duration) -> Resul
         return Err(BodyError::TooLong);
     }
     tokio::time::timeout(timeout, collect(body, limit)).await.unwrap_or(Err(BodyError::TooSlow))
+}
+
+/// Reads a body that nobody wants and throws it away, so that its connection can go on. Says whether it
+/// can: a body that is long, slow or broken is not read to its end.
+pub async fn throw_away(body: Incoming, timeout: Duration) -> bool {
+    read_body(body, THROWN_AWAY, timeout).await.is_ok()
 }
 
 async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes, BodyError> {

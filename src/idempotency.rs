@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::http::{self, Reply};
 use crate::model::app::{App, AppId};
+use crate::model::clock::millis;
 
 #[cfg(test)]
 mod tests;
@@ -156,10 +157,6 @@ impl Drop for Claim {
 
 fn now_ms(started: Instant) -> u64 {
     millis(started.elapsed())
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// As much of a reply as is told again.

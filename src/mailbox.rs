@@ -180,6 +180,13 @@ impl Mailbox {
         state.queue.push_back(frame);
     }
 
+    /// Takes the backlog of a mailbox that no task writes out.
+    pub fn take_backlog(&self) -> Vec<u8> {
+        let mut state = self.state.lock();
+        state.queued = 0;
+        Vec::from(std::mem::take(&mut state.queue)).concat()
+    }
+
     /// For the socket's task: waits until there is a reason to close, writing the backlog
     /// meanwhile.
     pub fn poll_closing(&self, cx: &mut Context<'_>, wire: &mut impl Wire) -> Poll<CloseReason> {
@@ -263,13 +270,6 @@ pub trait Wire: Send + 'static {
 
     /// Tells the peer that nothing more will come.
     fn poll_shut_down(&mut self, cx: &mut Context<'_>) -> Poll<()>;
-}
-
-/// What is queued in a mailbox that nobody drives.
-pub fn drain(mailbox: &Mailbox) -> Vec<u8> {
-    let mut state = mailbox.state.lock();
-    state.queued = 0;
-    Vec::from(std::mem::take(&mut state.queue)).concat()
 }
 
 /// What a peer's silence means.

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use crate::mailbox::Mailbox;
 use crate::model::app::{App, AppId};
+use crate::model::clock::millis;
 use crate::model::close::CloseReason;
 use crate::model::socket::SocketId;
 use crate::model::transport::Transport;
@@ -116,7 +117,7 @@ impl AppSockets {
         if quota > 0 && self.unauthorized.lock().len() >= quota.max(MIN_WAITING) {
             return Err(NoPlace::TooManyWait);
         }
-        let timeout = u64::try_from(limits.authorization_timeout.as_millis()).unwrap_or(u64::MAX);
+        let timeout = millis(limits.authorization_timeout);
         Ok(Standing::Until(now_ms.saturating_add(timeout)))
     }
 }
@@ -143,7 +144,7 @@ impl Default for Sockets {
 impl Sockets {
     /// Milliseconds since the table was made: the clock of [`Mailbox::heard`].
     pub fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        millis(self.started.elapsed())
     }
 
     /// Takes a place for a socket of `app`.

@@ -49,7 +49,8 @@ use crate::mailbox::SeatId;
 use crate::metrics::Metrics;
 use crate::model::app::AppId;
 use crate::model::channel::ChannelName;
-use crate::model::event::{Body, Event, EventIds, Origin, now_ms};
+use crate::model::clock::now_ms;
+use crate::model::event::{Body, Event, EventIds, Origin};
 use crate::model::member::UserId;
 use crate::model::socket::SocketId;
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::channel::ChannelName;
 use super::member::UserId;
@@ -123,10 +122,4 @@ impl EventIds {
     pub fn next(&self) -> EventId {
         EventId { broker: self.broker, number: self.next.fetch_add(1, Ordering::Relaxed) }
     }
-}
-
-/// Milliseconds since 1970 by the system's clock.
-pub fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

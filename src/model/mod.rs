@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod channel;
+pub mod clock;
 pub mod close;
 pub mod event;
 pub mod member;

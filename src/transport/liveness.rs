@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Framing;
 use crate::mailbox::Silence;
 use crate::model::app::{App, Limits};
+use crate::model::clock::millis;
 use crate::model::close::CloseReason;
 use crate::sockets::Sockets;
 
@@ -60,10 +61,6 @@ pub async fn sweep(sockets: Arc<Sockets>, period: Duration) {
             }
         }
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How often to sweep so that no timeout is overrun by more than a tenth.

@@ -23,7 +23,7 @@ use crate::hub::SharedNoticeFormat;
 use crate::metrics::Counter;
 use crate::model::app::{App, Webhook, WebhookEvent};
 use crate::model::channel::ChannelName;
-use crate::model::event::now_ms;
+use crate::model::clock::now_ms;
 
 const AGENT: &str = concat!("fanfare/", env!("CARGO_PKG_VERSION"));
 /// The pause after the first failure; it doubles with each further one.
@@ -86,6 +86,7 @@ pub struct Stats {
 struct Flow {
     /// The last request failed.
     fails: bool,
+    /// Why the last that failed did.
     reason: Arc<str>,
     /// When it moved last, or got its first event.
     moved: Instant,
@@ -95,14 +96,13 @@ struct Flow {
 struct Pace {
     failures: u32,
     not_before: Instant,
-    reason: Arc<str>,
     /// The broker stops, and that was taken into account.
     hurries: bool,
 }
 
 impl Pace {
     fn new() -> Self {
-        Self { failures: 0, not_before: Instant::now(), reason: Arc::from(""), hurries: false }
+        Self { failures: 0, not_before: Instant::now(), hurries: false }
     }
 
     /// The broker stops: what a pause was to spare is of no use any more.
@@ -323,10 +323,9 @@ impl Endpoint {
     fn failed(&self, pace: &mut Pace, reason: Arc<str>) {
         {
             let mut flow = self.flow.lock();
-            (flow.fails, flow.reason) = (true, Arc::clone(&reason));
+            (flow.fails, flow.reason) = (true, reason);
         }
         self.stats.failed.add(1);
-        pace.reason = reason;
         pace.not_before = Instant::now() + pause(pace.failures);
         pace.failures = pace.failures.saturating_add(1);
     }
@@ -338,6 +337,7 @@ impl Endpoint {
         self.stats.dead.add(old.len());
         self.lose(&old);
         self.in_flight.store(batch.len(), Ordering::Release);
+        let reason = Arc::clone(&self.flow.lock().reason);
         for waiting in old {
             sender.failed.add(FailedEvent {
                 app: Arc::clone(&self.app.id),
@@ -346,7 +346,7 @@ impl Endpoint {
                 event: waiting.event,
                 created_ms: waiting.created_ms,
                 attempts,
-                reason: Arc::clone(&pace.reason),
+                reason: Arc::clone(&reason),
             });
         }
     }

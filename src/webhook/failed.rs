@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::model::app::AppId;
-use crate::model::event::now_ms;
+use crate::model::clock::now_ms;
 
 /// What a kept event costs beside its bytes.
 const OVERHEAD: usize = 256;

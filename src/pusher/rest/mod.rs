@@ -31,9 +31,6 @@ use crate::http::{self, BodyError, Reply};
 use crate::hub::AppHub;
 use crate::model::app::App;
 
-/// Bytes of a stranger's body that are read and thrown away to keep the connection.
-const THROWN_AWAY: usize = 16 * 1024;
-
 /// What an endpoint works with: a request that has passed the guard.
 struct Call<'a> {
     app: &'a Arc<App>,
@@ -111,7 +108,7 @@ async fn route(pusher: &Pusher, request: Request<Incoming>, path: &str) -> Resul
             // A small one is thrown away, for the sake of the connection; but who asks first is
             // not told to send it.
             let asks = parts.headers.contains_key(EXPECT);
-            let hang_up = asks || http::read_body(body, THROWN_AWAY, timeout).await.is_err();
+            let hang_up = asks || !http::throw_away(body, timeout).await;
             return Err(Refusal { hang_up, ..refusal });
         }
     };

@@ -1,11 +1,11 @@
 //! What browsers ask before they let a page of another origin speak to us.
 
+use hyper::StatusCode;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ALLOW,
     CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN, VARY,
 };
-use hyper::{Method, StatusCode};
 
 use crate::http::{self, Reply};
 
@@ -71,9 +71,4 @@ impl Cors {
         headers.insert(BUFFERING, HeaderValue::from_static("no"));
         self.allow(reply)
     }
-}
-
-/// Whether a request only asks.
-pub(super) fn is_preflight(method: &Method) -> bool {
-    method == Method::OPTIONS
 }

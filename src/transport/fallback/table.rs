@@ -12,12 +12,11 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
-use super::cors::{Cors, is_preflight};
+use super::cors::Cors;
 use super::line::Reading;
 use super::peer::Peer;
 use super::{Action, OPENED, Path, close_frame};
 use crate::http::{self, Reply, ReplyBody};
-use crate::mailbox::drain;
 use crate::model::close::CloseReason;
 use crate::model::transport::Transport;
 use crate::sockets::Sockets;
@@ -31,8 +30,6 @@ const PRELUDE: [u8; 2049] = {
 };
 /// Bytes of the body of a request that has none to have.
 const NO_BODY: usize = 1024;
-/// Bytes of a body for no session that are read and thrown away.
-const THROWN_AWAY: usize = 16 * 1024;
 /// Bytes around a list of messages, each of which may be escaped.
 const AROUND: usize = 1024;
 
@@ -120,7 +117,7 @@ impl<S: Session> Sessions<S> {
     ) -> Reply {
         let (parts, body) = request.into_parts();
         let cors = Cors::of(&parts.headers);
-        if is_preflight(&parts.method) {
+        if parts.method == Method::OPTIONS {
             return cors.preflight();
         }
         if parts.method != Method::POST {
@@ -145,8 +142,8 @@ impl<S: Session> Sessions<S> {
         let no_session = || http::text(StatusCode::NOT_FOUND, "Unknown session");
         let Some(peer) = self.table.get(key).map(|peer| Arc::clone(&peer)) else {
             // A stranger's body is thrown away, if it is small, for the sake of the connection.
-            let thrown_away = http::read_body(body, THROWN_AWAY, self.settings.body_timeout).await;
-            return if thrown_away.is_ok() { no_session() } else { http::last(no_session()) };
+            let goes_on = http::throw_away(body, self.settings.body_timeout).await;
+            return if goes_on { no_session() } else { http::last(no_session()) };
         };
         let limit = peer.max_message().saturating_mul(6).saturating_add(AROUND);
         let body = match http::read_body(body, limit, self.settings.body_timeout).await {
@@ -246,7 +243,7 @@ fn refused<S: Session>(reading: Reading, opened: Opened<S>) -> Reply {
     let reason = mailbox.closing().unwrap_or(CloseReason::OverCapacity);
     session.closed(reason);
     let (code, text) = session.farewell(reason);
-    let body = [&prelude(reading), OPENED, &drain(&mailbox), &close_frame(code, &text)].concat();
+    let body = [&prelude(reading), OPENED, &mailbox.take_backlog(), &close_frame(code, &text)].concat();
     Reply::new(ReplyBody::from(Bytes::from(body)))
 }
 

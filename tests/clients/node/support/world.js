@@ -104,6 +104,16 @@ export async function connected(client, ms = DEADLINE) {
   }));
 }
 
+/** Disconnects, and connects again on the same client object. */
+export async function comesBack(client) {
+  const first = client.connection.socket_id;
+  client.disconnect();
+  assert.equal(client.connection.state, "disconnected");
+  client.connect();
+  await connected(client);
+  assert.notEqual(client.connection.socket_id, first);
+}
+
 /** Subscribes and waits for the server's word; returns the channel. */
 export async function subscribed(client, name) {
   const inbox = new Inbox();
