@@ -6,6 +6,7 @@
 //! * [`pusher`] — the protocol: sockets' sessions, and the HTTP API in `pusher/rest`
 //! * [`transport`] — what carries the protocol: WebSocket connections and their liveness
 //! * [`hub`] — channels: who is in them, and the fan-out of events to mailboxes
+//! * [`cluster`] — the engine that joins nodes, below the hub
 //! * [`webhook`] — what the hub reports, told to the apps' own servers
 //! * [`admin`] — the private listener: health and metrics
 //!
@@ -19,6 +20,7 @@
 pub mod accept;
 pub mod admin;
 pub mod apps;
+pub mod cluster;
 pub mod config;
 pub mod http;
 pub mod hub;

@@ -4,6 +4,7 @@ pub mod app;
 pub mod channel;
 pub mod clock;
 pub mod close;
+pub mod cluster;
 pub mod event;
 pub mod member;
 pub mod quoted;
