@@ -14,6 +14,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::admin::{self, Admin};
 use crate::apps::Apps;
+use crate::cluster::{Engine, Local};
 use crate::config::{Config, Listen};
 use crate::hub::{self, Format, FormatId, Hub};
 use crate::idempotency::Idempotency;
@@ -60,7 +61,7 @@ impl Broker {
         let public_addrs =
             listeners.iter().map(|listener| listener.tcp.local_addr()).collect::<io::Result<_>>()?;
         let admin_addr = admin_listener.local_addr()?;
-        let pusher = Arc::new(pusher(&config)?);
+        let pusher = Arc::new(pusher(&config, Arc::new(Local))?);
         let webhooks = Arc::new(webhooks(&config.webhooks, &pusher)?);
         Ok(Self {
             admin: Arc::new(admin(&config, &pusher, &webhooks)),
@@ -162,16 +163,17 @@ fn webhooks(settings: &WebhookSettings, pusher: &Pusher) -> io::Result<Webhooks>
     Ok(webhooks)
 }
 
-fn pusher(config: &Config) -> io::Result<Pusher> {
+fn pusher(config: &Config, engine: Arc<dyn Engine>) -> io::Result<Pusher> {
     let metrics = Arc::new(Metrics::default());
     let settings = hub::Settings {
         max_queue_bytes: config.server.max_queue_bytes,
         queue_timeout: config.server.queue_timeout,
         max_cache_bytes: config.server.max_cache_bytes,
+        refuse_when_away: false,
     };
     let formats: Arc<[Box<dyn Format>]> =
         Framing::ALL.into_iter().map(|framing| Box::new(PusherFormat(framing)) as Box<dyn Format>).collect();
-    let hub = Hub::new(settings, formats, Arc::clone(&metrics)).map_err(io::Error::other)?;
+    let hub = Hub::new(settings, formats, Arc::clone(&metrics), engine).map_err(io::Error::other)?;
     Ok(Pusher {
         apps: Apps::new(config.apps.iter().cloned()),
         hub: Arc::new(hub),

@@ -6,8 +6,9 @@
 //! the others on the topics that it listens to, from a snapshot and the numbered changes after it.
 //! A share is kept as long as its node renews its lease, and withdrawn by the others afterwards.
 //!
-//! Reading order: this file (the words) → `local` (a node by itself).
+//! Reading order: this file (the words) → `local` (a node by itself) → `following` (of the others).
 
+mod following;
 mod local;
 
 use std::future::Future;
@@ -15,6 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::following::{Following, Next};
 pub use self::local::Local;
 
 use crate::model::app::AppId;
@@ -160,7 +162,9 @@ pub enum Order {
 pub struct Seen {
     /// Sockets.
     pub subscriptions: usize,
-    /// Distinct users.
+    /// How many distinct users.
+    pub user_count: usize,
+    /// Who they are, if that was asked for.
     pub users: Vec<UserId>,
     /// The cached event, and how long it is kept.
     pub cached: Option<(Event, Duration)>,

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::AppHub;
 use super::format::Published;
 use crate::model::channel::ChannelName;
+use crate::model::event::Event;
 
 /// What an entry costs beside its event.
 const OVERHEAD: usize = 512;
@@ -66,6 +67,11 @@ impl CacheIndex {
         Cached { published, expires, number }
     }
 
+    /// Forgets an event that its channel has given up.
+    pub(super) fn forget(&self, cached: &Cached) {
+        self.state.lock().remove((cached.expires, cached.number));
+    }
+
     /// Ends every event whose time is over.
     pub(super) fn expire(&self) {
         let now = Instant::now();
@@ -117,6 +123,12 @@ impl State {
 impl Cached {
     pub(super) fn is_number(&self, number: u64) -> bool {
         self.number == number
+    }
+
+    /// The event and its time, unless that is over.
+    pub(super) fn left(&self) -> Option<(Event, Duration)> {
+        let left = self.expires.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then(|| (self.published.event.clone(), left))
     }
 
     /// The event, unless its time is over.

@@ -3,12 +3,14 @@
 //!
 //! Reading order: this file (publish, subscribe, queries) → `channel` (what happens under a
 //! channel's lock) → `fanout` (segments, runners and rounds) → `presence`, `cache` and `counting`;
-//! then `users` (who is signed in) → `watch` (who is told), and `agenda` (what is done later).
+//! then `users` (who is signed in) → `watch` (who is told), and `agenda` (what is done later). What other
+//! nodes have to do with it is in `site`, `channel/joint` and `abroad`.
 //!
 //! Locks are short, never held over an await, and taken in this order:
 //! map entry → channel → segment → mailbox, and map entry → user → watcher → mailbox. The cache index
 //! comes after the channel, and the agenda after all but mailboxes, which are never locked under it.
 
+mod abroad;
 mod agenda;
 mod cache;
 mod channel;
@@ -18,6 +20,7 @@ mod format;
 mod notice;
 mod presence;
 mod queries;
+mod site;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -42,9 +45,10 @@ pub use self::watch::Watch;
 
 use self::agenda::Agenda;
 use self::cache::CacheIndex;
-use self::channel::Channel;
+use self::channel::{Channel, Parcel};
 use self::space::Space;
 use self::users::User;
+use crate::cluster::{Away, Engine, Topic};
 use crate::mailbox::SeatId;
 use crate::metrics::Metrics;
 use crate::model::app::AppId;
@@ -63,6 +67,8 @@ pub struct Settings {
     pub queue_timeout: Duration,
     /// Bytes of cached events, over all cache channels.
     pub max_cache_bytes: usize,
+    /// Nobody may publish while other nodes cannot be told.
+    pub refuse_when_away: bool,
 }
 
 /// The channels of all apps.
@@ -81,10 +87,15 @@ struct Shared {
     cache: CacheIndex,
     agenda: Agenda,
     metrics: Arc<Metrics>,
+    engine: Arc<dyn Engine>,
+    /// The engine joins this node to others.
+    is_joined: bool,
+    stamps: AtomicU64,
 }
 
 /// The channels and users of one app.
 pub struct AppHub {
+    id: AppId,
     channels: DashMap<ChannelName, Arc<Channel>>,
     users: DashMap<UserId, Arc<User>>,
     /// Who is told what becomes true of the channels, if anybody is.
@@ -96,6 +107,17 @@ pub struct AppHub {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the channel's queue is full")]
 pub struct QueueFull;
+
+/// Why nothing can be published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotPublished {
+    /// See [`QueueFull`].
+    #[error(transparent)]
+    Full(#[from] QueueFull),
+    /// Other nodes could not be told, and nobody is to take that for done.
+    #[error(transparent)]
+    Away(#[from] Away),
+}
 
 /// What a publisher says; the hub makes an [`Event`] of it.
 pub struct Draft {
@@ -110,7 +132,7 @@ pub struct Draft {
 }
 
 impl Hub {
-    /// An empty hub that writes events in `formats`.
+    /// An empty hub that writes events in `formats`, joined to other nodes by `engine`.
     ///
     /// # Errors
     /// When the system has no randomness to give.
@@ -118,11 +140,25 @@ impl Hub {
         settings: Settings,
         formats: Formats,
         metrics: Arc<Metrics>,
+        engine: Arc<dyn Engine>,
     ) -> Result<Self, getrandom::Error> {
         let cache = CacheIndex::new(settings.max_cache_bytes);
         let (ids, space, seats) = (EventIds::begin()?, Space::default(), AtomicU64::new(0));
-        let agenda = Agenda::default();
-        let shared = Arc::new(Shared { settings, formats, ids, space, seats, cache, agenda, metrics });
+        let (agenda, is_joined, stamps) = (Agenda::default(), engine.is_shared(), AtomicU64::new(0));
+        let shared = Shared {
+            settings,
+            formats,
+            ids,
+            space,
+            seats,
+            cache,
+            agenda,
+            metrics,
+            engine,
+            is_joined,
+            stamps,
+        };
+        let shared = Arc::new(shared);
         Ok(Self { apps: DashMap::new(), shared })
     }
 
@@ -131,7 +167,7 @@ impl Hub {
         if let Some(app) = self.apps.get(id) {
             return Arc::clone(&app);
         }
-        let new = || Arc::new(AppHub::new(Arc::clone(&self.shared)));
+        let new = || Arc::new(AppHub::new(id, Arc::clone(&self.shared)));
         Arc::clone(&self.apps.entry(Arc::clone(id)).or_insert_with(new))
     }
 
@@ -156,42 +192,75 @@ impl Hub {
 }
 
 impl AppHub {
-    fn new(shared: Arc<Shared>) -> Self {
-        Self { channels: DashMap::new(), users: DashMap::new(), observer: OnceLock::new(), shared }
+    fn new(id: &AppId, shared: Arc<Shared>) -> Self {
+        let id = Arc::clone(id);
+        Self { id, channels: DashMap::new(), users: DashMap::new(), observer: OnceLock::new(), shared }
     }
 
-    /// Waits until every one of `channels` has space for another event.
+    /// Waits until an event can be published in every one of `channels`.
     ///
     /// # Errors
-    /// When one has none for as long as publishers wait. Nothing has been published then.
-    pub async fn wait_for_space(&self, channels: &[ChannelName]) -> Result<(), QueueFull> {
+    /// When a channel has no space for as long as publishers wait, or other nodes would not be told and
+    /// are to be. Nothing has been published then.
+    pub async fn may_publish(&self, channels: &[ChannelName]) -> Result<(), NotPublished> {
+        channels.iter().try_for_each(|name| self.is_reached(name))?;
         let has_space = || channels.iter().all(|name| self.has_space(name));
         if has_space() {
             return Ok(());
         }
         let waiting = self.shared.space.wait_until(has_space);
-        tokio::time::timeout(self.shared.settings.queue_timeout, waiting).await.map_err(|_| QueueFull)
+        let waited = tokio::time::timeout(self.shared.settings.queue_timeout, waiting).await;
+        Ok(waited.map_err(|_| QueueFull)?)
     }
 
-    /// Whether `channel` has space for another event now.
-    pub fn has_space(&self, channel: &ChannelName) -> bool {
+    /// Whether an event can be published in `channel` now.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn may_publish_now(&self, channel: &ChannelName) -> Result<(), NotPublished> {
+        self.is_reached(channel)?;
+        if self.has_space(channel) { Ok(()) } else { Err(QueueFull.into()) }
+    }
+
+    fn is_reached(&self, channel: &ChannelName) -> Result<(), Away> {
+        let must_be = self.shared.is_joined && self.shared.settings.refuse_when_away;
+        if must_be && self.decides_alone(|| self.topic(channel)) { Err(Away) } else { Ok(()) }
+    }
+
+    fn has_space(&self, channel: &ChannelName) -> bool {
         let limit = self.shared.settings.max_queue_bytes;
-        self.channels.get(channel).is_none_or(|channel| channel.has_space(limit))
+        let here = self.channels.get(channel).is_none_or(|channel| channel.has_space(limit));
+        here && (!self.shared.is_joined || self.shared.engine.has_space(&self.topic(channel)))
     }
 
-    /// Publishes: gives the event its place in the channel's order. Delivery follows, in this call as
-    /// far as `budget` goes.
+    /// Publishes: gives the event its place in the channel's order, and hands it to the other nodes.
+    /// Delivery follows, in this call as far as `budget` goes.
     pub fn publish(self: &Arc<Self>, name: &ChannelName, draft: Draft, budget: &mut Budget) {
         let cache_for = draft.cache_for.filter(|_| name.kind().cache);
-        let mut draft = Some(draft);
+        if !self.shared.is_joined {
+            return self.deliver(name, Parcel::Draft(draft), cache_for, budget);
+        }
+        let event = self.shared.event(name, draft);
+        self.shared.engine.publish(&self.id, &event, cache_for);
+        self.deliver(name, Parcel::Event(event), cache_for, budget);
+    }
+
+    fn deliver(
+        self: &Arc<Self>,
+        name: &ChannelName,
+        parcel: Parcel,
+        cache_for: Option<Duration>,
+        budget: &mut Budget,
+    ) {
+        let mut parcel = Some(parcel);
         loop {
             let channel = match self.channels.get(name) {
                 Some(channel) => Arc::clone(&channel),
-                None if cache_for.is_some() => self.channel(name),
+                None if cache_for.is_some() && self.decides_alone(|| self.topic(name)) => self.channel(name),
                 None => return,
             };
             // A channel that was given back meanwhile refuses; the next one stands in the map.
-            match channel.publish(self, &mut draft, cache_for) {
+            match channel.publish(self, &mut parcel, cache_for) {
                 Some(idle) => {
                     self.shared.start(idle, budget);
                     break;
@@ -204,32 +273,30 @@ impl AppHub {
         }
     }
 
-    /// Subscribes in one step: the subscriber becomes visible, and `prefix` writes to its
-    /// mailbox what must come before the first event.
+    /// Subscribes. The subscriber becomes visible, and in the same step `arrival` is called to write
+    /// to its mailbox what must come before the first event; or, with an error, to say why it is not let
+    /// in: a presence channel has as many members as it may have, or cannot keep up.
     ///
-    /// # Errors
-    /// When a presence channel has as many members as it may have, or cannot keep up.
+    /// Where nodes have to agree first, that is later: see [`Subscription::is_confirmed`]. Otherwise it
+    /// has been done when this returns, and `None` means that the subscriber was refused.
     pub fn subscribe(
         self: &Arc<Self>,
         name: &ChannelName,
-        subscriber: Subscriber,
+        subscriber: &Subscriber,
         terms: &Terms,
-        prefix: impl FnOnce(&Snapshot<'_>),
-    ) -> Result<Subscription, NotSubscribed> {
-        let mut prefix = Some(prefix);
+        arrival: impl FnOnce(Result<&Snapshot<'_>, NotSubscribed>) + Send + 'static,
+    ) -> Option<Subscription> {
+        let mut arrival = Some(arrival);
         loop {
             let channel = self.channel(name);
-            match channel.subscribe(self, &subscriber, terms, &mut prefix) {
-                Ok(Some((subscription, idle))) => {
-                    self.shared.start(idle, &mut Budget::none());
-                    return Ok(subscription);
-                }
-                Ok(None) => continue,
-                Err(refused) => {
-                    self.give_back(name);
-                    return Err(refused);
-                }
+            let Some((subscription, idle)) = channel.subscribe(self, subscriber, terms, &mut arrival) else {
+                continue;
+            };
+            self.shared.start(idle, &mut Budget::none());
+            if subscription.is_none() {
+                self.give_back(name);
             }
+            return subscription;
         }
     }
 
@@ -250,23 +317,40 @@ impl AppHub {
         Arc::clone(&self.channels.entry(name.clone()).or_insert_with(new))
     }
 
-    /// Removes the channel if nobody and nothing is in it.
+    /// Removes the channel if nobody and nothing is in it. Where the engine has to be told first, it is
+    /// removed when that is done, see `site`.
     fn give_back(&self, name: &ChannelName) {
-        self.channels.remove_if(name, |_, channel| channel.retire(&self.shared.agenda));
+        if self.decides_alone(|| self.topic(name)) {
+            self.channels.remove_if(name, |_, channel| channel.retire(&self.shared.agenda, None));
+        }
     }
 
     /// Drops the channel's cached event if it is still the one that goes by `number`.
     fn drop_cached(&self, name: &ChannelName, number: u64) {
         let channel = self.channels.get(name).map(|channel| Arc::clone(&channel));
-        if channel.is_some_and(|channel| channel.drop_cached(number)) {
+        if channel.is_some_and(|channel| channel.drop_cached(self, number)) {
             self.give_back(name);
         }
+    }
+
+    fn topic(&self, name: &ChannelName) -> Topic {
+        Topic::Channel(Arc::clone(&self.id), name.clone())
+    }
+
+    /// Whether no other node has a say in a topic, or none can be reached.
+    fn decides_alone(&self, topic: impl FnOnce() -> Topic) -> bool {
+        !self.shared.is_joined || self.shared.engine.is_away(&topic())
     }
 }
 
 impl Shared {
     fn next_seat(&self) -> SeatId {
         self.seats.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Names a share that is being written.
+    fn next_stamp(&self) -> u64 {
+        self.stamps.fetch_add(1, Ordering::Relaxed)
     }
 
     fn event(&self, channel: &ChannelName, draft: Draft) -> Event {

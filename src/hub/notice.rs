@@ -1,6 +1,7 @@
 //! What the hub reports upwards: facts about channels, in the order in which they became true.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -61,6 +62,12 @@ pub trait Observer: Send + Sync {
     /// Takes a fact in. Called under the channel's lock: so facts of a channel come in their order,
     /// and whoever takes them must not wait.
     fn note(&self, channel: &ChannelName, fact: Fact);
+
+    /// Takes in what is true for good: nobody waits whether a departure is taken back. Must not wait.
+    fn tell(&self, channel: &ChannelName, fact: Fact);
+
+    /// How long a departure can be taken back before it is told.
+    fn departures_after(&self) -> Duration;
 }
 
 /// How facts are written for somebody else's server.

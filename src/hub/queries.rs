@@ -1,9 +1,11 @@
-//! What the hub answers about itself. Every answer is read from the live tables.
+//! What the hub answers about itself. Every answer is read from the live tables; where nodes are joined,
+//! the engine answers for all of them, and this node alone only while the engine is away.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{AppHub, Hub};
+use crate::cluster::{Engine, Seen, Tally};
 use crate::model::channel::ChannelName;
 use crate::model::event::Body;
 use crate::model::member::UserId;
@@ -28,26 +30,34 @@ pub struct CachedEvent {
 }
 
 impl AppHub {
-    /// How many are in a channel; nobody is in one that does not exist.
-    pub fn counts(&self, name: &str) -> Counts {
-        self.channels.get(name).map_or_else(Counts::default, |channel| counts(&channel))
+    /// How many are in a channel, on all nodes; nobody is in one that does not exist.
+    pub async fn counts(&self, name: &ChannelName) -> Counts {
+        match self.look(name, false).await {
+            Some(seen) => Counts { subscriptions: seen.subscriptions, users: seen.user_count },
+            None => self.channels.get(name).map_or_else(Counts::default, |channel| counts(&channel)),
+        }
     }
 
-    /// The channels with at least one subscriber whose names begin with `prefix`, by name. Those of
-    /// users are not listed.
-    pub fn occupied(&self, prefix: &str) -> Vec<(ChannelName, Counts)> {
-        let matching = self.channels.iter().filter(|entry| {
-            let name = entry.key();
-            name.kind().is_listed() && name.as_str().starts_with(prefix)
+    /// The channels with at least one subscriber on any node whose names begin with `prefix`, by name.
+    /// Those of users are not listed. Users are counted only if `users` is set.
+    pub async fn occupied(&self, prefix: &str, users: bool) -> Vec<(ChannelName, Counts)> {
+        let mut occupied = match self.occupied_anywhere(prefix, users).await {
+            Some(occupied) => occupied,
+            None => self.channels.iter().map(|entry| (entry.key().clone(), counts(&entry))).collect(),
+        };
+        occupied.retain(|(name, counts)| {
+            name.kind().is_listed() && counts.subscriptions > 0 && name.as_str().starts_with(prefix)
         });
-        let counted = matching.map(|entry| (entry.key().clone(), counts(&entry)));
-        let mut occupied: Vec<_> = counted.filter(|(_, counts)| counts.subscriptions > 0).collect();
         occupied.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         occupied
     }
 
-    /// The users present in a channel.
-    pub fn members(&self, name: &str) -> Vec<UserId> {
+    /// The users present in a channel, on whatever node.
+    pub async fn members(&self, name: &ChannelName) -> Vec<UserId> {
+        if let Some(mut seen) = self.look(name, true).await {
+            seen.users.sort_unstable();
+            return seen.users;
+        }
         let Some(channel) = self.channels.get(name).map(|channel| Arc::clone(&channel)) else {
             return Vec::new();
         };
@@ -57,24 +67,53 @@ impl AppHub {
     }
 
     /// The event that a cache channel keeps, if its time is not over.
-    pub fn cached(&self, name: &str) -> Option<CachedEvent> {
-        let channel = self.channels.get(name).map(|channel| Arc::clone(&channel))?;
-        channel.look(|_, _, cached| {
-            let cached = cached?;
-            let Body::Message { data, .. } = &cached.fresh()?.event.body else { return None };
-            let ttl = cached.expires.saturating_duration_since(Instant::now());
-            Some(CachedEvent { data: data.clone(), ttl })
-        })
+    pub async fn cached(&self, name: &ChannelName) -> Option<CachedEvent> {
+        let (event, ttl) = match self.look(name, false).await {
+            Some(seen) => seen.cached?,
+            None => {
+                let channel = self.channels.get(name).map(|channel| Arc::clone(&channel))?;
+                channel.look(|_, _, cached| cached?.left())?
+            }
+        };
+        let Body::Message { data, .. } = event.body else { return None };
+        Some(CachedEvent { data, ttl })
     }
 
-    /// How many listed channels are occupied, and the sums of what is in them.
+    /// What all nodes together know of a channel, this one's latest included; `None` when this node is
+    /// alone.
+    async fn look(&self, name: &ChannelName, users: bool) -> Option<Seen> {
+        if self.decides_alone(|| self.topic(name)) {
+            return None;
+        }
+        let topic = self.topic(name);
+        self.shared.engine.settled(&topic).await;
+        self.shared.engine.look(&topic, users).await.ok()
+    }
+
+    async fn occupied_anywhere(&self, prefix: &str, users: bool) -> Option<Vec<(ChannelName, Counts)>> {
+        if !self.shared.is_joined {
+            return None;
+        }
+        let occupied = self.shared.engine.occupied(&self.id, prefix, users).await.ok()?;
+        let counts = |tally: Tally| Counts { subscriptions: tally.subscriptions, users: tally.users };
+        Some(occupied.into_iter().map(|(name, tally)| (name, counts(tally))).collect())
+    }
+
+    /// Waits until the other nodes' newcomers find what has been published in cache channels.
+    pub async fn settle(&self, channels: &[ChannelName]) {
+        for name in channels.iter().filter(|name| self.shared.is_joined && name.kind().cache) {
+            self.shared.engine.settled(&self.topic(name)).await;
+        }
+    }
+
+    /// How many listed channels are occupied by sockets of this node, and the sums of what is in them.
     pub fn totals(&self) -> (usize, Counts) {
         let (mut channels, mut sum) = (0, Counts::default());
         for entry in self.channels.iter().filter(|entry| entry.key().kind().is_listed()) {
-            let counts = counts(&entry);
-            channels += usize::from(counts.subscriptions > 0);
-            sum.subscriptions += counts.subscriptions;
-            sum.users += counts.users;
+            let (subscriptions, users) = entry.counts_here();
+            channels += usize::from(subscriptions > 0);
+            sum.subscriptions += subscriptions;
+            sum.users += users;
         }
         (channels, sum)
     }
@@ -92,6 +131,11 @@ pub struct Tables {
 }
 
 impl Hub {
+    /// The engine that joins this node to others.
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.shared.engine
+    }
+
     /// The size of the tables, over all apps.
     pub fn tables(&self) -> Tables {
         let mut tables = Tables { jobs: self.shared.agenda.len(), ..Tables::default() };

@@ -9,6 +9,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::cluster::Local;
 use crate::mailbox::Mailbox;
 use crate::model::member::Member;
 use crate::model::quoted::Quoted;
@@ -38,9 +39,10 @@ impl Format for Letters {
 
 fn hub(max_queue_bytes: usize) -> Arc<AppHub> {
     let queue_timeout = Duration::from_millis(50);
-    let settings = Settings { max_queue_bytes, queue_timeout, max_cache_bytes: 4096 };
+    let settings =
+        Settings { max_queue_bytes, queue_timeout, max_cache_bytes: 4096, refuse_when_away: false };
     let formats: Formats = Arc::new([Box::new(Letters) as Box<dyn Format>]);
-    Hub::new(settings, formats, Arc::default()).expect("randomness").app(&AppId::from("1"))
+    Hub::new(settings, formats, Arc::default(), Arc::new(Local)).expect("randomness").app(&AppId::from("1"))
 }
 
 async fn socket() -> (Subscriber, TcpStream) {
@@ -64,8 +66,9 @@ fn member(user: usize) -> Terms {
 }
 
 fn subscribe(hub: &Arc<AppHub>, channel: &str, who: &Subscriber) -> Subscription {
-    let welcome = |_: &Snapshot<'_>| who.mailbox.push(&Bytes::from_static(b"!"));
-    hub.subscribe(&name(channel), who.clone(), &Terms::default(), welcome).expect("subscribed")
+    let mailbox = Arc::clone(&who.mailbox);
+    let welcome = move |_: Result<&Snapshot<'_>, NotSubscribed>| mailbox.push(&Bytes::from_static(b"!"));
+    hub.subscribe(&name(channel), who, &Terms::default(), welcome).expect("subscribed")
 }
 
 fn publish(hub: &Arc<AppHub>, channel: &str, letter: &str, budget: &mut Budget) {
@@ -136,22 +139,26 @@ async fn joins_that_a_channel_cannot_tell_its_members_are_refused() {
     let (who, _far) = socket().await;
     let channel = name("presence-a");
     let mut subscriptions = Vec::new();
-    let refused = (0..1000).find_map(|user| {
-        match hub.subscribe(&channel, who.clone(), &member(user), |_| {}) {
-            Ok(subscription) => subscriptions.push(subscription),
-            Err(refused) => return Some(refused),
+    let (refusals, refused) = std::sync::mpsc::channel();
+    for user in 0..1000 {
+        let refusals = refusals.clone();
+        let arrival = move |found: Result<&Snapshot<'_>, NotSubscribed>| {
+            found.err().into_iter().for_each(|refusal| refusals.send(refusal).expect("heard"));
+        };
+        match hub.subscribe(&channel, &who, &member(user), arrival) {
+            Some(subscription) => subscriptions.push(subscription),
+            None => break,
         }
-        None
-    });
-    assert_eq!(refused, Some(NotSubscribed::Busy));
+    }
+    assert_eq!(refused.try_recv(), Ok(NotSubscribed::Busy));
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    assert!(hub.subscribe(&channel, who, &member(1001), |_| {}).is_ok(), "all is well once they are told");
+    assert!(hub.subscribe(&channel, &who, &member(1001), |_| {}).is_some(), "all is well once they are told");
 }
 
 #[tokio::test]
-async fn publishers_wait_for_space_and_are_told_when_there_is_none() {
+async fn publishers_may_publish_and_are_told_when_there_is_none() {
     let hub = hub(200);
     let (who, _far) = socket().await;
     let _subscription = subscribe(&hub, "a", &who);
@@ -160,7 +167,7 @@ async fn publishers_wait_for_space_and_are_told_when_there_is_none() {
         publish(&hub, "a", "x", &mut Budget::none());
     }
     assert!(!hub.has_space(&channels[0]) && hub.has_space(&channels[1]));
-    assert_eq!(hub.wait_for_space(&channels).await, Ok(()), "the runner makes space while we wait");
+    assert_eq!(hub.may_publish(&channels).await, Ok(()), "the runner makes space while we wait");
 }
 
 #[tokio::test]
@@ -176,7 +183,10 @@ async fn a_channel_lives_while_it_is_occupied_or_cached_and_no_longer() {
     }
     let (events, bytes) = hub.shared.cache.size();
     assert!(bytes <= 4096 && events > 0 && hub.channels.len() == events, "{events} events, {bytes} bytes");
-    assert!(hub.cached("cache-99").is_some() && hub.cached("cache-0").is_none(), "the oldest goes first");
+    assert!(
+        hub.cached(&name("cache-99")).await.is_some() && hub.cached(&name("cache-0")).await.is_none(),
+        "the oldest goes first"
+    );
 }
 
 /// A full queue once stayed full for ever when its runner had died.
@@ -190,7 +200,7 @@ async fn an_event_that_cannot_be_written_takes_only_itself_away() {
     for letter in ["1", "2", "3", "4"] {
         publish(&hub, "a", letter, &mut Budget::none());
     }
-    assert_eq!(hub.wait_for_space(&[name("a")]).await, Ok(()));
+    assert_eq!(hub.may_publish(&[name("a")]).await, Ok(()));
     hub.unsubscribe(who.mailbox.socket(), subscription);
     assert_eq!(all_received(who, far).await, "!1234");
 }

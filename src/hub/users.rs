@@ -1,5 +1,5 @@
 //! Who is signed in, and on which sockets. Those who watch a user are told when it comes and goes;
-//! see `watch`.
+//! see `watch`. Sockets on other nodes are in `abroad`.
 //!
 //! Locks: entry of the map → user → watcher → mailbox. Never together with a channel's, which this
 //! never takes.
@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use slab::Slab;
 use tokio::time::Instant;
 
+use super::abroad::Abroad;
 use super::agenda::{Agenda, Job, Ticket};
 use super::fanout::free;
 use super::watch::{Telling, Watcher};
@@ -20,26 +21,30 @@ use crate::model::member::UserId;
 
 /// A user who is signed in or watched. It lives in the map for as long.
 pub(super) struct User {
-    id: UserId,
-    state: Mutex<State>,
+    pub(super) id: UserId,
+    pub(super) state: Mutex<State>,
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     /// Given back: no longer in the map. Whoever still holds it must look again.
     retired: bool,
-    sockets: Slab<Arc<Mailbox>>,
-    watchers: Slab<Arc<Watcher>>,
+    pub(super) sockets: Slab<Arc<Mailbox>>,
+    pub(super) watchers: Slab<Arc<Watcher>>,
     /// Signed in, or was a moment ago: what watchers are to know.
     online: bool,
     /// What watchers know, or are being told.
     told: bool,
     /// Somebody tells them.
     telling: bool,
+    /// How long it may be away before that counts.
+    delay: Duration,
     /// Whoever is not back by then is offline.
     back_by: Option<Instant>,
     /// The job to see whether it has come back.
     absence_job: Option<Ticket>,
+    /// What is known of other nodes, where there are any and somebody here watches.
+    pub(super) abroad: Option<Box<Abroad>>,
 }
 
 /// A socket's sign-in, held by its session. It must be ended, not dropped.
@@ -54,6 +59,7 @@ impl AppHub {
         loop {
             let user = self.user(id);
             if let Some(slot) = user.enter(mailbox, &self.shared) {
+                self.touch_user(id);
                 return SignIn { user, slot };
             }
         }
@@ -62,18 +68,20 @@ impl AppHub {
     /// Ends a socket's sign-in. Watchers are told when the user has no other for `offline_delay`.
     pub fn sign_out(&self, sign_in: SignIn, offline_delay: Duration) {
         let SignIn { user, slot } = sign_in;
-        if user.leave(slot, offline_delay, &self.shared) {
+        let vacant = user.leave(slot, offline_delay, &self.shared);
+        self.touch_user(&user.id);
+        if vacant {
             self.give_back_user(&user.id);
         }
     }
 
-    /// The sockets that are signed in as `id`.
-    pub fn sockets_of(&self, id: &str) -> Vec<Arc<Mailbox>> {
+    /// The sockets that are signed in as `id` on this node.
+    pub(super) fn sockets_of(&self, id: &str) -> Vec<Arc<Mailbox>> {
         let user = self.users.get(id).map(|user| Arc::clone(&user));
         user.map_or_else(Vec::new, |user| user.sockets())
     }
 
-    /// How many users are signed in.
+    /// How many users are signed in on this node.
     pub fn signed_in(&self) -> usize {
         // Nobody waits for the map while a user's lock is waited for.
         let users: Vec<_> = self.users.iter().map(|user| Arc::clone(&user)).collect();
@@ -88,9 +96,12 @@ impl AppHub {
         Arc::clone(&self.users.entry(Arc::clone(id)).or_insert_with(new))
     }
 
-    /// Removes the user if there is nobody who is it or watches it.
+    /// Removes the user if there is nobody who is it or watches it. Where the engine has to be told
+    /// first, it is removed when that is done, see `site`.
     pub(super) fn give_back_user(&self, id: &UserId) {
-        self.users.remove_if(id, |_, user| user.retire(&self.shared.agenda));
+        if self.decides_alone(|| self.user_topic(id)) {
+            self.users.remove_if(id, |_, user| user.retire(&self.shared.agenda));
+        }
     }
 }
 
@@ -110,8 +121,7 @@ impl User {
             return None;
         }
         let slot = state.sockets.insert(Arc::clone(mailbox));
-        state.back_by = None;
-        let telling = state.set_online(true);
+        let telling = state.come_back();
         drop(state);
         self.tell(telling, shared);
         Some(slot)
@@ -121,17 +131,23 @@ impl User {
     fn leave(self: &Arc<Self>, slot: usize, delay: Duration, shared: &Shared) -> bool {
         let mut state = self.state.lock();
         free(&mut state.sockets, slot);
-        if !state.sockets.is_empty() {
+        state.delay = delay;
+        if state.is_somewhere() {
             return false;
         }
-        if state.watchers.is_empty() || delay.is_zero() {
-            let telling = state.set_online(false);
-            let vacant = state.is_vacant();
-            drop(state);
-            self.tell(telling, shared);
-            return vacant;
+        let telling = self.begin_absence(&mut state, shared);
+        let vacant = state.is_vacant();
+        drop(state);
+        self.tell(telling, shared);
+        vacant
+    }
+
+    /// The last socket has gone. Says whether the caller must tell the watchers.
+    pub(super) fn begin_absence(self: &Arc<Self>, state: &mut State, shared: &Shared) -> bool {
+        if state.watchers.is_empty() || state.delay.is_zero() {
+            return state.set_online(false);
         }
-        let back_by = Instant::now() + delay;
+        let back_by = Instant::now() + state.delay;
         state.back_by = Some(back_by);
         if state.absence_job.is_none() {
             state.absence_job = Some(shared.agenda.add(back_by, Job::Absence(Arc::clone(self))));
@@ -159,20 +175,33 @@ impl User {
         self.tell(telling, shared);
     }
 
-    /// Lets a watcher in, and says whether the user is online; `None` when it is retired.
-    pub(super) fn admit(&self, watcher: &Arc<Watcher>) -> Option<usize> {
+    /// Lets a watcher in, and tells it whether the user is online, or has it wait for other nodes to be
+    /// heard; `None` when the user is retired.
+    pub(super) fn admit(
+        &self,
+        watcher: &Arc<Watcher>,
+        delay: Duration,
+        decides_alone: impl FnOnce() -> bool,
+    ) -> Option<usize> {
         let mut state = self.state.lock();
         if state.retired {
             return None;
         }
+        state.delay = delay;
         // Under the lock: whatever is told from now on comes after this.
         watcher.gather(&self.id, state.told);
+        if !decides_alone() {
+            state.abroad.get_or_insert_default().admit(watcher);
+        }
         Some(state.watchers.insert(Arc::clone(watcher)))
     }
 
     /// Lets a watcher go. Says whether there is nobody any more who is this user or watches it.
     pub(super) fn dismiss(&self, slot: usize) -> bool {
         let mut state = self.state.lock();
+        if let State { abroad: Some(abroad), watchers, .. } = &mut *state {
+            watchers.get(slot).into_iter().for_each(|watcher| abroad.dismiss(watcher));
+        }
         free(&mut state.watchers, slot);
         if state.is_vacant() {
             // Nobody is left who would have to be told.
@@ -200,7 +229,7 @@ impl User {
         self.state.lock().telling = false;
     }
 
-    fn retire(&self, agenda: &Agenda) -> bool {
+    pub(super) fn retire(&self, agenda: &Agenda) -> bool {
         let mut state = self.state.lock();
         if state.is_vacant() {
             state.retired = true;
@@ -215,9 +244,31 @@ impl State {
         self.sockets.is_empty() && self.watchers.is_empty()
     }
 
+    /// It has a socket, on whatever node.
+    pub(super) fn is_somewhere(&self) -> bool {
+        !self.sockets.is_empty() || self.abroad.as_ref().is_some_and(|abroad| abroad.is_there())
+    }
+
+    /// It is online: it has a socket, or had one a moment ago.
+    pub(super) fn counts_as_online(&self) -> bool {
+        self.is_somewhere() || self.back_by.is_some()
+    }
+
+    /// It is back, or was never away.
+    pub(super) fn come_back(&mut self) -> bool {
+        self.back_by = None;
+        self.set_online(true)
+    }
+
+    /// All who watch have yet to be told how the user is: nobody has to be told that it has changed.
+    pub(super) fn set_first(&mut self, online: bool) {
+        self.online = online;
+        self.told = if self.telling { self.told } else { online };
+    }
+
     /// Says whether the caller must tell the watchers. There is one at a time who does: so what they
     /// are told last is how it is.
-    fn set_online(&mut self, online: bool) -> bool {
+    pub(super) fn set_online(&mut self, online: bool) -> bool {
         self.online = online;
         if self.watchers.is_empty() && !self.telling {
             self.told = online;

@@ -2,6 +2,7 @@
 //! much as there are sockets that watch the user, whatever else there is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -19,8 +20,12 @@ pub(super) struct Watcher {
 }
 
 enum State {
-    /// Who is online is being gathered; it is told in one frame. What changes meanwhile goes in here.
-    Gathering(Vec<(UserId, bool)>),
+    /// Who is online is being gathered; it is told in one frame when nobody is `missing` any more. What
+    /// changes meanwhile goes in here.
+    Gathering {
+        first: Vec<(UserId, bool)>,
+        missing: usize,
+    },
     Live,
     Ended,
 }
@@ -33,15 +38,24 @@ pub struct Watch {
 
 impl AppHub {
     /// Tells a socket which of the users are online, and from then on what changes. `ids` are
-    /// distinct. It is told nothing more of the users that it watched `before`.
-    pub fn watch(&self, subscriber: Subscriber, ids: &[UserId], before: Option<Watch>) -> Watch {
+    /// distinct. It is told nothing more of the users that it watched `before`. Whoever is away for
+    /// `offline_delay` is offline.
+    pub fn watch(
+        &self,
+        subscriber: Subscriber,
+        ids: &[UserId],
+        before: Option<Watch>,
+        offline_delay: Duration,
+    ) -> Watch {
         if let Some(before) = &before {
             before.end();
         }
-        let state = Mutex::new(State::Gathering(Vec::with_capacity(ids.len())));
+        // One more than users: this function, which has yet to name them all.
+        let first = State::Gathering { first: Vec::with_capacity(ids.len()), missing: 1 };
+        let state = Mutex::new(first);
         let watcher = Arc::new(Watcher { subscriber, state });
-        let watched = ids.iter().map(|id| self.admit(id, &watcher)).collect();
-        watcher.go_live(&self.shared.formats);
+        let watched = ids.iter().map(|id| self.admit(id, &watcher, offline_delay)).collect();
+        watcher.heard(&self.shared.formats);
         // Only now: a user who is away for a moment is forgotten once nobody watches.
         if let Some(before) = before {
             self.unwatch(before);
@@ -49,10 +63,12 @@ impl AppHub {
         Watch { watcher, watched }
     }
 
-    fn admit(&self, id: &UserId, watcher: &Arc<Watcher>) -> (Arc<User>, usize) {
+    fn admit(&self, id: &UserId, watcher: &Arc<Watcher>, delay: Duration) -> (Arc<User>, usize) {
         loop {
             let user = self.user(id);
-            if let Some(slot) = user.admit(watcher) {
+            let alone = || self.decides_alone(|| self.user_topic(id));
+            if let Some(slot) = user.admit(watcher, delay, alone) {
+                self.touch_user(id);
                 return (user, slot);
             }
         }
@@ -62,7 +78,9 @@ impl AppHub {
     pub fn unwatch(&self, watch: Watch) {
         watch.end();
         for (user, slot) in watch.watched {
-            if user.dismiss(slot) {
+            let vacant = user.dismiss(slot);
+            self.touch_user(user.id());
+            if vacant {
                 self.give_back_user(user.id());
             }
         }
@@ -78,14 +96,33 @@ impl Watch {
 impl Watcher {
     /// Notes how a user is, before the first frame.
     pub(super) fn gather(&self, id: &UserId, online: bool) {
-        if let State::Gathering(first) = &mut *self.state.lock() {
+        if let State::Gathering { first, .. } = &mut *self.state.lock() {
             first.push((Arc::clone(id), online));
         }
     }
 
-    fn go_live(&self, formats: &Formats) {
+    /// How a user is has yet to be heard: [`Watcher::heard`] says when it is.
+    pub(super) fn miss(&self) {
+        if let State::Gathering { missing, .. } = &mut *self.state.lock() {
+            *missing += 1;
+        }
+    }
+
+    /// Notes how a user is after all.
+    pub(super) fn correct(&self, id: &UserId, online: bool) {
+        if let State::Gathering { first, .. } = &mut *self.state.lock() {
+            first.iter_mut().filter(|(known, _)| known == id).for_each(|(_, was)| *was = online);
+        }
+    }
+
+    /// Something that was missing has been heard. After the last, the first frame is written.
+    pub(super) fn heard(&self, formats: &Formats) {
         let mut state = self.state.lock();
-        let State::Gathering(first) = &*state else { return };
+        let State::Gathering { first, missing } = &mut *state else { return };
+        *missing -= 1;
+        if *missing > 0 {
+            return;
+        }
         let (online, offline): (Vec<_>, Vec<_>) = first.iter().cloned().partition(|(_, online)| *online);
         let ids = |group: Vec<(UserId, bool)>| group.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
         let (online, offline) = (ids(online), ids(offline));
@@ -98,7 +135,7 @@ impl Watcher {
 
     fn tell(&self, id: &UserId, online: bool, frame: &Bytes) {
         match &mut *self.state.lock() {
-            State::Gathering(first) => {
+            State::Gathering { first, .. } => {
                 first.iter_mut().filter(|(known, _)| known == id).for_each(|(_, was)| *was = online);
             }
             State::Live => self.subscriber.mailbox.push(frame),
@@ -197,14 +234,15 @@ mod tests {
     fn what_changes_while_the_first_state_is_gathered_goes_into_it() {
         let mailbox = Arc::new(Mailbox::new(SocketId::NOBODY, Transport::WebSocket, None, 1024, 0));
         let subscriber = Subscriber { mailbox: Arc::clone(&mailbox), format: FormatId(0) };
-        let watcher = Watcher { subscriber, state: Mutex::new(State::Gathering(Vec::new())) };
+        let state = Mutex::new(State::Gathering { first: Vec::new(), missing: 1 });
+        let watcher = Watcher { subscriber, state };
         let ids = ["a", "b"].map(UserId::from);
         ids.iter().for_each(|id| watcher.gather(id, false));
         for (id, online) in [("b", true), ("a", true), ("a", false)] {
             watcher.tell(&UserId::from(id), online, &Bytes::from_static(b"a change"));
         }
         let state = watcher.state.lock();
-        let State::Gathering(first) = &*state else { panic!("it is live already") };
+        let State::Gathering { first, .. } = &*state else { panic!("it is live already") };
         assert_eq!(first[..], [(ids[0].clone(), false), (ids[1].clone(), true)]);
         assert_eq!(mailbox.queued(), 0, "nothing is told before the first state");
     }

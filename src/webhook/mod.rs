@@ -234,7 +234,7 @@ impl AppWebhooks {
         self.wanting(kind, channel).for_each(|endpoint| endpoint.push(event.clone(), miss));
     }
 
-    fn tell(&self, channel: &ChannelName, fact: &Fact) {
+    fn tell_all(&self, channel: &ChannelName, fact: &Fact) {
         if let Some(event) = self.write(channel, fact) {
             self.queue(channel, event);
         }
@@ -316,7 +316,7 @@ impl AppWebhooks {
 
     fn tell_departure(&self, leaver: Leaver) {
         let fact = leaver.user_id.map_or(Fact::Vacated, Fact::MemberRemoved);
-        self.tell(&leaver.channel, &fact);
+        self.tell_all(&leaver.channel, &fact);
     }
 
     /// Whether it can matter to anybody: also what only takes back, or prepares, what is told.
@@ -335,6 +335,14 @@ impl AppWebhooks {
 }
 
 impl Observer for AppWebhooks {
+    fn tell(&self, channel: &ChannelName, fact: Fact) {
+        self.tell_all(channel, &fact);
+    }
+
+    fn departures_after(&self) -> Duration {
+        self.app.limits.webhook_delay
+    }
+
     fn note(&self, channel: &ChannelName, fact: Fact) {
         if !self.is_wanted(channel, &fact) {
             return;
@@ -349,11 +357,11 @@ impl Observer for AppWebhooks {
             Fact::CacheMiss => {
                 let is_news = self.misses.lock().miss(channel);
                 if is_news {
-                    self.tell(channel, &fact);
+                    self.tell_all(channel, &fact);
                 }
             }
             // The channel's lock keeps their order.
-            Fact::ClientEvent { .. } | Fact::Counted(_) => self.tell(channel, &fact),
+            Fact::ClientEvent { .. } | Fact::Counted(_) => self.tell_all(channel, &fact),
         }
     }
 }

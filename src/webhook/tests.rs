@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use super::queue::Next;
 use super::*;
+use crate::cluster::Local;
 use crate::hub::{
-    AppHub, Format, FormatId, Hub, NoticeFormat, SignedRequest, Snapshot, Subscriber, Subscription, Terms,
+    AppHub, Format, FormatId, Hub, NoticeFormat, SignedRequest, Subscriber, Subscription, Terms,
 };
 use crate::mailbox::Mailbox;
 use crate::model::app::{Features, KeyPair, Limits, Webhook};
@@ -100,10 +101,14 @@ impl Stage {
             max_failed_bytes: 1 << 20,
         };
         let webhooks = Webhooks::new(&[Arc::new(app)], &settings, Arc::new(Words)).expect("webhooks");
-        let settings =
-            crate::hub::Settings { max_queue_bytes: 1 << 20, queue_timeout: DELAY, max_cache_bytes: 1 << 20 };
+        let settings = crate::hub::Settings {
+            max_queue_bytes: 1 << 20,
+            queue_timeout: DELAY,
+            max_cache_bytes: 1 << 20,
+            refuse_when_away: false,
+        };
         let formats: Arc<[Box<dyn Format>]> = Arc::new([Box::new(Silent)]);
-        let hub = Hub::new(settings, formats, Arc::default()).expect("randomness");
+        let hub = Hub::new(settings, formats, Arc::default(), Arc::new(Local)).expect("randomness");
         for (app, observer) in webhooks.observers() {
             hub.observe(app, observer);
         }
@@ -151,7 +156,7 @@ impl Stage {
         let terms = Terms { member, max_members: 1000, counted: false };
         let name = ChannelName::parse(seat.channel, 200).expect("a name");
         let subscriber = Subscriber { mailbox, format: FormatId(0) };
-        let subscription = self.hub.subscribe(&name, subscriber, &terms, |_: &Snapshot<'_>| {});
+        let subscription = self.hub.subscribe(&name, &subscriber, &terms, |_| {});
         seat.taken = Some((socket, subscription.expect("subscribed")));
     }
 

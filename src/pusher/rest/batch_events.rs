@@ -36,8 +36,9 @@ pub(super) async fn trigger(call: &Call<'_>, body: Bytes) -> Result<Reply, Refus
     for publication in &batch {
         publication.publish(call, &mut budget);
     }
+    call.hub.settle(&channels).await;
     let with_info = batch.iter().any(|publication| publication.info != Info::default());
-    Ok(if with_info { counts(call, &batch) } else { empty_object() })
+    Ok(if with_info { counts(call, &batch).await } else { empty_object() })
 }
 
 fn read(limits: &Limits, body: &Bytes) -> Result<Vec<Publication>, Refusal> {
@@ -60,11 +61,14 @@ fn read(limits: &Limits, body: &Bytes) -> Result<Vec<Publication>, Refusal> {
 }
 
 /// One object for each event, in their order; empty for an event that asked for nothing.
-fn counts(call: &Call<'_>, batch: &[Publication]) -> Reply {
-    let entry = |publication: &Publication| {
-        let counts = publication.channels.first().map(|name| publication.info.counts(&call.hub, name));
-        format!("{{{}}}", counts.unwrap_or_default().join(","))
-    };
-    let entries: Vec<_> = batch.iter().map(entry).collect();
+async fn counts(call: &Call<'_>, batch: &[Publication]) -> Reply {
+    let mut entries = Vec::with_capacity(batch.len());
+    for publication in batch {
+        let counts = match publication.channels.first() {
+            Some(name) => publication.info.counts(&call.hub, name).await,
+            None => Vec::new(),
+        };
+        entries.push(format!("{{{}}}", counts.join(",")));
+    }
     http::json(StatusCode::OK, format!("{{\"batch\":[{}]}}", entries.join(",")))
 }

@@ -7,7 +7,7 @@ use super::{Call, Refusal, quota};
 use crate::http::{self, Reply};
 
 /// Lists them by name.
-pub(super) fn list(call: &Call<'_>) -> Result<Reply, Refusal> {
+pub(super) async fn list(call: &Call<'_>) -> Result<Reply, Refusal> {
     let prefix = call.query.get("filter_by_prefix").unwrap_or_default();
     let info = Info::parse(&call.query.get("info").unwrap_or_default())?;
     if info.user_count && !prefix.starts_with("presence-") {
@@ -20,7 +20,7 @@ pub(super) fn list(call: &Call<'_>) -> Result<Reply, Refusal> {
         return Err(Refusal::bad_request("cache may only be requested for a single channel"));
     }
     quota::read(call)?;
-    let occupied = call.hub.occupied(&prefix);
+    let occupied = call.hub.occupied(&prefix, info.user_count).await;
     let members: Vec<_> = occupied
         .iter()
         .map(|(name, counts)| format!("\"{name}\":{{{}}}", info.write_counts(name, *counts).join(",")))

@@ -25,16 +25,17 @@ pub(super) async fn trigger(call: &Call<'_>, channel: &str, body: Bytes) -> Resu
     let publication = Publication::new(limits, body.len(), channels, (name, data), except, Info::default())?;
     publication::admit(call, &publication.channels).await?;
     publication.publish(call, &mut Budget::one_chunk());
+    call.hub.settle(&publication.channels).await;
     let mut reply = Response::new(Default::default());
     *reply.status_mut() = StatusCode::ACCEPTED;
     Ok(reply)
 }
 
 /// `GET /apps/ID/channels/NAME/stats`.
-pub(super) fn stats(call: &Call<'_>, name: &str) -> Result<Reply, Refusal> {
+pub(super) async fn stats(call: &Call<'_>, name: &str) -> Result<Reply, Refusal> {
     let name = publication::channel_name(&call.app.limits, name)?;
     quota::read(call)?;
-    let counts = call.hub.counts(name.as_str());
+    let counts = call.hub.counts(&name).await;
     let (occupied, users, connections) = (counts.subscriptions > 0, counts.users, counts.subscriptions);
     let body =
         format!("{{\"occupied\":{occupied},\"user_count\":{users},\"connection_count\":{connections}}}");

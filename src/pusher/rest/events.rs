@@ -19,7 +19,9 @@ pub(super) async fn trigger(call: &Call<'_>, body: Bytes) -> Result<Reply, Refus
     let publication = read(&call.app.limits, &body)?;
     publication::admit(call, &publication.channels).await?;
     publication.publish(call, &mut Budget::one_chunk());
-    Ok(if publication.info == Info::default() { empty_object() } else { counts(call, &publication) })
+    call.hub.settle(&publication.channels).await;
+    let with_info = publication.info != Info::default();
+    Ok(if with_info { counts(call, &publication).await } else { empty_object() })
 }
 
 /// An old form of the request has its parameters in the query, and no body.
@@ -60,9 +62,11 @@ fn channels(limits: &Limits, fields: &Fields<'_>) -> Result<Vec<ChannelName>, Re
     if channels.is_empty() { Err(publication::no_channel()) } else { Ok(channels) }
 }
 
-fn counts(call: &Call<'_>, publication: &Publication) -> Reply {
-    let channel =
-        |name: &ChannelName| format!("\"{name}\":{{{}}}", publication.info.counts(&call.hub, name).join(","));
-    let channels: Vec<_> = publication.channels.iter().map(channel).collect();
+async fn counts(call: &Call<'_>, publication: &Publication) -> Reply {
+    let mut channels = Vec::with_capacity(publication.channels.len());
+    for name in &publication.channels {
+        let counts = publication.info.counts(&call.hub, name).await;
+        channels.push(format!("\"{name}\":{{{}}}", counts.join(",")));
+    }
     http::json(StatusCode::OK, format!("{{\"channels\":{{{}}}}}", channels.join(",")))
 }

@@ -36,8 +36,11 @@ impl Info {
 
     /// The counts that are asked for, as the members of a JSON object; those that a channel of
     /// this kind does not have are left out.
-    pub(super) fn counts(self, hub: &AppHub, channel: &ChannelName) -> Vec<String> {
-        self.write_counts(channel, hub.counts(channel.as_str()))
+    pub(super) async fn counts(self, hub: &AppHub, channel: &ChannelName) -> Vec<String> {
+        if !self.user_count && !self.subscription_count {
+            return Vec::new();
+        }
+        self.write_counts(channel, hub.counts(channel).await)
     }
 
     /// The same for counts that are known already.

@@ -126,14 +126,14 @@ async fn route(pusher: &Pusher, request: Request<Incoming>, path: &str) -> Resul
         (&Method::POST, ["batch_events"]) => {
             once::publish(&call, &parts.headers, Endpoint::BatchEvents, body).await
         }
-        (&Method::GET, ["channels"]) => channels::list(&call),
-        (&Method::GET, ["channels", name]) => channel::show(&call, name),
-        (&Method::GET, ["channels", name, "users"]) => users::list(&call, name),
+        (&Method::GET, ["channels"]) => channels::list(&call).await,
+        (&Method::GET, ["channels", name]) => channel::show(&call, name).await,
+        (&Method::GET, ["channels", name, "users"]) => users::list(&call, name).await,
         (&Method::POST, ["users", id, "terminate_connections"]) if !id.is_empty() => {
             terminate::terminate(&call, id).await
         }
         (&Method::POST, ["channels", name, "events"]) => deprecated::trigger(&call, name, body).await,
-        (&Method::GET, ["channels", name, "stats"]) => deprecated::stats(&call, name),
+        (&Method::GET, ["channels", name, "stats"]) => deprecated::stats(&call, name).await,
         _ => Err(Refusal::new(StatusCode::NOT_FOUND, "Not found")),
     }
 }

@@ -122,11 +122,12 @@ impl Publication {
 /// published before that. The caller publishes next, without waiting for anything.
 ///
 /// # Errors
-/// 429 when the app has published too much, 503 when a channel stays full. Nothing is counted then.
+/// 429 when the app has published too much, 503 when a channel stays full or other nodes cannot be
+/// told and are to be. Nothing is counted then.
 pub(super) async fn admit(call: &Call<'_>, channels: &[ChannelName]) -> Result<(), Refusal> {
     let charge = quota::events(call, channels.len())?;
-    call.hub.wait_for_space(channels).await.map_err(|full| {
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("Nothing was published: {full}, try again"))
+    call.hub.may_publish(channels).await.map_err(|why| {
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("Nothing was published: {why}, try again"))
     })?;
     charge.settle();
     Ok(())

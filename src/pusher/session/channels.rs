@@ -1,5 +1,7 @@
 //! A socket's subscriptions (protocol.md §2).
 
+use std::sync::Arc;
+
 use super::super::auth::{self, AuthError};
 use super::super::command::Subscribe;
 use super::super::{frame, json};
@@ -44,24 +46,37 @@ impl Refused {
     }
 }
 
-impl PusherSession {
-    pub(super) fn subscribe(&mut self, request: &Subscribe<'_>) {
-        let Err(refused) = self.try_subscribe(request) else { return };
-        let message = refused.to_string();
-        self.refuse(&message);
+/// Tells a client that a subscribe is refused.
+struct Refuser {
+    mailbox: Arc<Mailbox>,
+    /// With `pusher:subscription_error` besides.
+    subscription_errors: bool,
+}
+
+impl Refuser {
+    fn tell(&self, channel: &str, refused: &Refused) {
+        let (framing, message) = (Framing::of(self.mailbox.transport()), refused.to_string());
+        self.mailbox.push(&frame::error(framing, None, &message));
         // pusher-js leaves a refused channel pending whatever it is told, but hands this event to
         // the channel's own bindings, where applications look for it.
         if let Some((kind, status)) = refused.subscription_error()
-            && self.pusher.settings.subscription_errors
+            && self.subscription_errors
         {
-            self.mailbox.push(&frame::subscription_error(
-                self.framing(),
-                &request.channel,
-                kind,
-                status,
-                &message,
-            ));
+            self.mailbox.push(&frame::subscription_error(framing, channel, kind, status, &message));
         }
+    }
+}
+
+impl PusherSession {
+    pub(super) fn subscribe(&mut self, request: &Subscribe<'_>) {
+        if let Err(refused) = self.try_subscribe(request) {
+            self.refuser().tell(&request.channel, &refused);
+        }
+    }
+
+    fn refuser(&self) -> Refuser {
+        let subscription_errors = self.pusher.settings.subscription_errors;
+        Refuser { mailbox: Arc::clone(&self.mailbox), subscription_errors }
     }
 
     fn try_subscribe(&mut self, request: &Subscribe<'_>) -> Result<(), Refused> {
@@ -75,34 +90,35 @@ impl PusherSession {
                 None => Err(Refused::NotThatUser(name)),
             };
         }
+        // Those that were refused after all.
+        self.subscriptions.retain(|_, subscription| !subscription.is_void());
         if self.subscriptions.contains_key(&name) {
             return Err(Refused::Existing(name));
         }
         if self.subscriptions.len() >= limits.max_channels_per_connection {
             return Err(Refused::TooManyChannels(self.subscriptions.len()));
         }
-        let max_members = limits.max_presence_members;
         let terms = Terms {
             member: self.verify_subscribe(&name, request)?,
-            max_members,
+            max_members: limits.max_presence_members,
             counted: self.app.features.subscription_count && name.kind().is_counted(),
         };
         if name.kind().access == Access::Signed && !self.authorize_socket() {
             return Err(Refused::Closing);
         }
-        let prefix = |snapshot: &Snapshot<'_>| welcome(&self.mailbox, &name, snapshot);
-        match self.hub.subscribe(&name, self.subscriber(), &terms, prefix) {
-            Ok(subscription) => {
-                self.subscriptions.insert(name, subscription);
-                Ok(())
+        let (refuser, channel, max) = (self.refuser(), name.clone(), terms.max_members);
+        let arrival = move |found: Result<&Snapshot<'_>, NotSubscribed>| match found {
+            Ok(snapshot) => welcome(&refuser.mailbox, &channel, snapshot),
+            Err(NotSubscribed::Full) => {
+                refuser.tell(channel.as_str(), &Refused::ChannelFull(channel.clone(), max));
             }
-            Err(NotSubscribed::Full) => Err(Refused::ChannelFull(name, max_members)),
-            Err(NotSubscribed::Busy) => {
-                // A refused channel would stay pending for ever; a closed client comes back.
-                self.mailbox.close(CloseReason::OverCapacity);
-                Err(Refused::Closing)
-            }
+            // A refused channel would stay pending for ever; a closed client comes back.
+            Err(NotSubscribed::Busy) => refuser.mailbox.close(CloseReason::OverCapacity),
+        };
+        if let Some(subscription) = self.hub.subscribe(&name, &self.subscriber(), &terms, arrival) {
+            self.subscriptions.insert(name, subscription);
         }
+        Ok(())
     }
 
     /// Whether the socket may subscribe, and as which member.
@@ -121,7 +137,7 @@ impl PusherSession {
     }
 
     pub(super) fn unsubscribe(&mut self, channel: &str) {
-        match self.subscriptions.remove(channel) {
+        match self.subscriptions.remove(channel).filter(|subscription| !subscription.is_void()) {
             Some(subscription) => self.hub.unsubscribe(self.mailbox.socket(), subscription),
             None if self.unsubscribe_as_user(channel) => {}
             None => {

@@ -4,7 +4,7 @@ use serde_json::value::RawValue;
 
 use super::super::{frame, json};
 use super::PusherSession;
-use crate::hub::{Budget, Draft};
+use crate::hub::{self, Budget, Draft};
 use crate::model::channel::{ChannelName, kind_of};
 use crate::model::event::{Body, Origin};
 use crate::model::member::UserId;
@@ -34,9 +34,12 @@ impl PusherSession {
     fn try_publish(&mut self, name: &str, channel: &str, data: &RawValue) -> Result<(), NotPublished> {
         let (channel, user_id) = self.may_publish(channel)?;
         let data = self.check_client_event(name, data)?;
-        if !self.hub.has_space(&channel) {
-            return Err(format!("Client event rejected - channel {channel} is over capacity").into());
-        }
+        self.hub.may_publish_now(&channel).map_err(|why| match why {
+            hub::NotPublished::Full(_) => {
+                format!("Client event rejected - channel {channel} is over capacity")
+            }
+            hub::NotPublished::Away(away) => format!("Client event rejected - {away}"),
+        })?;
         let (rate, now_ms) = (self.app.limits.client_events_per_second, self.pusher.sockets.now_ms());
         if !self.client_events.take(rate, now_ms) {
             let message = "The client event rate limit has been exceeded".to_owned();
@@ -62,7 +65,8 @@ impl PusherSession {
             let text = "Client event rejected - only supported on private and presence channels";
             return Err(text.to_owned().into());
         }
-        let Some((channel, subscription)) = self.subscriptions.get_key_value(channel) else {
+        let subscribed = self.subscriptions.get_key_value(channel);
+        let Some((channel, subscription)) = subscribed.filter(|(_, it)| it.is_confirmed()) else {
             let channel = json::shown(channel);
             let text =
                 format!("Cannot broadcast client event (connection not subscribed to channel {channel})");

@@ -10,7 +10,7 @@ use super::super::command;
 use super::super::user::{self, InvalidUser, MAX_WATCHED, User, Watchlist};
 use super::super::{frame, json};
 use super::PusherSession;
-use crate::hub::{AppHub, SignIn, Snapshot, Subscriber, Subscription, Terms, Watch};
+use crate::hub::{AppHub, NotSubscribed, SignIn, Snapshot, Subscriber, Subscription, Terms, Watch};
 use crate::model::channel::ChannelName;
 use crate::model::member::UserId;
 
@@ -49,9 +49,10 @@ impl SignedIn {
             mailbox.push(first);
             return;
         }
-        let prefix = |_: &Snapshot<'_>| mailbox.push(first);
+        let first = first.clone();
         // Only channels with members refuse anybody.
-        self.channel = hub.subscribe(&self.user.channel, subscriber, &Terms::default(), prefix).ok();
+        let arrival = move |_: Result<&Snapshot<'_>, NotSubscribed>| mailbox.push(&first);
+        self.channel = hub.subscribe(&self.user.channel, &subscriber, &Terms::default(), arrival);
     }
 
     /// The subscription to the user's own channel, to be ended.
@@ -114,9 +115,9 @@ impl PusherSession {
             let text = format!("The watchlist is too long: only its first {MAX_WATCHED} users are watched");
             self.mailbox.push(&frame::error(framing, Some(4302), &text));
         }
-        let before = signed_in.watch.take();
+        let (before, delay) = (signed_in.watch.take(), self.app.limits.offline_delay);
         if !watchlist.ids.is_empty() {
-            signed_in.watch = Some(self.hub.watch(subscriber, &watchlist.ids, before));
+            signed_in.watch = Some(self.hub.watch(subscriber, &watchlist.ids, before, delay));
         } else if let Some(before) = before {
             self.hub.unwatch(before);
         }

@@ -1,31 +1,43 @@
 //! One channel: its order of events, its subscribers, its members and its cached event. What
 //! belongs together is decided under one short lock.
 
+mod joint;
+mod subscription;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+pub use self::subscription::{NotSubscribed, Snapshot, Subscription, Terms};
+
+use self::joint::{Joint, Step};
+use self::subscription::Seated;
 use super::agenda::{Agenda, Job, Ticket};
-use super::cache::Cached;
+use super::cache::{CacheIndex, Cached};
 use super::counting::{Counting, Tell};
 use super::fanout::{Idle, Seat, Segment, Subscriber};
 use super::format::Published;
 use super::notice::Fact;
-use super::presence::{Joined, Left, Members};
+use super::presence::{Joined, Members};
 use super::{AppHub, Draft, Shared};
+use crate::cluster::Received;
 use crate::mailbox::SeatId;
 use crate::model::channel::ChannelName;
 use crate::model::event::{Body, Event, Origin};
-use crate::model::member::{Member, UserId};
-use crate::model::socket::SocketId;
+use crate::model::member::Member;
 
 /// Joins and counts are let in until so many times the queue limit waits: publishers wait before that,
 /// but a client whose join is refused has no second try, and who counts is not to be shut out by them.
 const JOIN_QUEUES: usize = 4;
+
+/// What is published: by somebody here, or with the identity that it got elsewhere.
+pub(super) enum Parcel {
+    Draft(Draft),
+    Event(Event),
+}
 
 /// A channel. It lives in the map while somebody is subscribed or an event is cached.
 pub(super) struct Channel {
@@ -48,44 +60,8 @@ struct State {
     counting: Option<Box<Counting>>,
     /// The job to tell the number of subscribers.
     count_job: Option<Ticket>,
-}
-
-/// How somebody subscribes.
-#[derive(Debug, Clone, Default)]
-pub struct Terms {
-    /// The member that it is, in presence channels.
-    pub member: Option<Member>,
-    /// Users that a presence channel may have.
-    pub max_members: usize,
-    /// Subscribers are told how many they are.
-    pub counted: bool,
-}
-
-/// A socket's place in a channel, held by its session. It must be ended, not dropped.
-pub struct Subscription {
-    channel: Arc<Channel>,
-    segment: Arc<Segment>,
-    slot: usize,
-    user_id: Option<UserId>,
-}
-
-/// What a newcomer finds.
-pub struct Snapshot<'a> {
-    /// The members, itself included, in presence channels.
-    pub members: Option<&'a Members>,
-    /// The cached event as a frame.
-    pub cached: Option<Bytes>,
-}
-
-/// Why a socket is not subscribed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NotSubscribed {
-    /// The presence channel has as many members as it may have.
-    #[error("the presence channel is full")]
-    Full,
-    /// More has happened in the presence channel than could be told so far.
-    #[error("the presence channel is over capacity")]
-    Busy,
+    /// What it has to do with other nodes, where there are any.
+    joint: Option<Box<Joint>>,
 }
 
 impl Channel {
@@ -93,70 +69,92 @@ impl Channel {
         Self { name, state: Mutex::default() }
     }
 
-    /// Takes the draft and gives it its place. `None` when the channel is retired. The segments
+    pub(super) fn name(&self) -> &ChannelName {
+        &self.name
+    }
+
+    /// Takes the parcel and gives it its place. `None` when the channel is retired. The segments
     /// returned were idle and must be started.
     pub(super) fn publish(
         &self,
         app: &Arc<AppHub>,
-        draft: &mut Option<Draft>,
+        parcel: &mut Option<Parcel>,
         cache_for: Option<Duration>,
     ) -> Option<Idle> {
         let mut state = self.state.lock();
         if state.retired {
             return None;
         }
-        let Some(draft) = draft.take().filter(|_| state.subscribers > 0 || cache_for.is_some()) else {
+        let Some(parcel) = parcel.take().filter(|_| state.subscribers > 0 || cache_for.is_some()) else {
             return Some(Idle::new());
         };
-        let event = app.shared.event(&self.name, draft);
+        let event = match parcel {
+            Parcel::Draft(draft) => app.shared.event(&self.name, draft),
+            Parcel::Event(event) => event,
+        };
         self.note_client_event(app, &event);
         let Some(ttl) = cache_for else { return Some(state.append(Published::new(event).into())) };
         let published = Arc::new(Published::new(event.detached()));
+        self.keep(&mut state, app, &published, ttl);
+        Some(state.append(published))
+    }
+
+    /// Delivers an event from another node; caches it, or this node's own, when its turn comes.
+    pub(super) fn receive(self: &Arc<Self>, app: &Arc<AppHub>, received: Received) -> Idle {
+        let Received { event, own, cached } = received;
+        let mut state = self.state.lock();
+        let published = Arc::new(Published::new(event));
+        let heard = !own && state.subscribers > 0;
+        let mut idle = if heard { state.append(Arc::clone(&published)) } else { Idle::new() };
+        if let Some((version, ttl)) = cached {
+            idle.extend(self.step(&mut state, app, version, Step::Cached(published, ttl)));
+        }
+        idle
+    }
+
+    /// Caches an event.
+    fn keep(&self, state: &mut State, app: &Arc<AppHub>, published: &Arc<Published>, ttl: Duration) {
         if state.cached.as_deref().and_then(Cached::fresh).is_none() {
             self.note(app, || Fact::CacheFilled);
         }
         let old = state.cached.take().map(|old| *old);
-        let cached =
-            app.shared.cache.enter(app, Arc::clone(&published), std::time::Instant::now() + ttl, old);
+        let expires = std::time::Instant::now() + ttl;
+        let cached = app.shared.cache.enter(app, Arc::clone(published), expires, old);
         state.cached = Some(Box::new(cached));
-        Some(state.append(published))
     }
 
-    /// See [`AppHub::subscribe`]. `Ok(None)` when the channel is retired.
-    pub(super) fn subscribe(
+    /// Lets somebody in: it becomes visible, and `arrival` tells it so. `None` when it is refused.
+    fn admit(
         self: &Arc<Self>,
+        state: &mut State,
         app: &Arc<AppHub>,
         subscriber: &Subscriber,
         terms: &Terms,
-        prefix: &mut Option<impl FnOnce(&Snapshot<'_>)>,
-    ) -> Result<Option<(Subscription, Idle)>, NotSubscribed> {
-        let mut state = self.state.lock();
-        if state.retired {
-            return Ok(None);
-        }
+        arrival: impl FnOnce(Result<&Snapshot<'_>, NotSubscribed>),
+    ) -> Option<(Seated, Idle)> {
         let shared = &app.shared;
-        let member = terms.member.as_ref();
-        let joined = match member {
-            Some(member) => self.join(&mut state, shared, subscriber, member, terms.max_members)?,
-            None => None,
+        let joined = terms.member.as_ref().map(|member| self.join(state, shared, subscriber, member, terms));
+        let joined = match joined.transpose() {
+            Ok(joined) => joined.flatten(),
+            Err(refused) => {
+                arrival(Err(refused));
+                return None;
+            }
         };
         let id = shared.next_seat();
         subscriber.mailbox.cancel_owed(&self.name, id);
-        let (segment, slot) = state.seat(&self.name, subscriber, id);
+        let seated = state.seat(&self.name, subscriber, id);
         let cached = state.cached.as_deref().and_then(Cached::fresh);
         let cached = cached.map(|event| event.frame(subscriber.format, &shared.formats).clone());
-        self.note_arrival(app, &state, member.filter(|_| joined.is_some()), cached.is_none());
-        if let Some(prefix) = prefix.take() {
-            prefix(&Snapshot { members: state.members.as_deref(), cached });
-        }
+        let member = terms.member.as_ref().filter(|_| joined.is_some());
+        self.note_arrival(app, state, member, cached.is_none());
+        arrival(Ok(&Snapshot { members: state.members.as_deref(), cached }));
         if terms.counted {
             state.counting.get_or_insert_default();
         }
         let mut idle = joined.unwrap_or_default();
-        idle.extend(self.count(&mut state, app));
-        let channel = Arc::clone(self);
-        let user_id = member.map(|member| Arc::clone(&member.user_id));
-        Ok(Some((Subscription { channel, segment, slot, user_id }, idle)))
+        idle.extend(self.count(state, app));
+        Some((seated, idle))
     }
 
     /// The event for the others is appended before the newcomer is seated, so it misses it. `None`
@@ -167,14 +165,14 @@ impl Channel {
         shared: &Shared,
         subscriber: &Subscriber,
         member: &Member,
-        limit: usize,
+        terms: &Terms,
     ) -> Result<Option<Idle>, NotSubscribed> {
         // A join is an event for everybody here, and brings another when the member leaves.
         if !state.has_space(shared.settings.max_queue_bytes.saturating_mul(JOIN_QUEUES)) {
             return Err(NotSubscribed::Busy);
         }
         let socket = subscriber.mailbox.socket();
-        match state.members.get_or_insert_default().join(member, socket, limit) {
+        match state.members.get_or_insert_default().join(member, socket, terms.max_members) {
             Joined::Full => Err(NotSubscribed::Full),
             Joined::Again => Ok(None),
             Joined::First => {
@@ -185,8 +183,16 @@ impl Channel {
         }
     }
 
-    /// Reports what becomes true, if somebody wants to know. Users' channels are nobody's business.
+    /// Reports what becomes true, if somebody wants to know. Where there are other nodes, the engine
+    /// tells what is true of all of them.
     fn note(&self, app: &AppHub, fact: impl FnOnce() -> Fact) {
+        if !app.shared.is_joined {
+            self.report(app, fact);
+        }
+    }
+
+    /// Users' channels are nobody's business.
+    pub(super) fn report(&self, app: &AppHub, fact: impl FnOnce() -> Fact) {
         if let Some(observer) = app.observer.get().filter(|_| self.name.kind().is_listed()) {
             observer.note(&self.name, fact());
         }
@@ -201,6 +207,9 @@ impl Channel {
         }
         if cache_is_empty && self.name.kind().cache {
             self.note(app, || Fact::CacheMiss);
+            if app.shared.is_joined && app.observer.get().is_some() {
+                app.shared.engine.missed(&self.topic(app));
+            }
         }
     }
 
@@ -209,7 +218,7 @@ impl Channel {
         else {
             return;
         };
-        self.note(app, || {
+        self.report(app, || {
             let (name, data, user_id) = (name.clone(), data.clone(), user_id.clone());
             Fact::ClientEvent { name, data, socket, user_id }
         });
@@ -232,9 +241,12 @@ impl Channel {
         app: &Arc<AppHub>,
     ) -> Idle {
         let shared = &app.shared;
-        let Some(mut counting) = state.counting.take().filter(|_| !state.retired) else { return Idle::new() };
+        if state.retired || state.joint.as_deref().is_some_and(Joint::is_settling) {
+            return Idle::new();
+        }
+        let Some(mut counting) = state.counting.take() else { return Idle::new() };
         let has_space = state.has_space(shared.settings.max_queue_bytes.saturating_mul(JOIN_QUEUES));
-        let count = state.subscribers;
+        let count = state.subscribers_anywhere();
         let tell = ask(&mut counting, count, has_space, Instant::now());
         state.counting = Some(counting);
         match tell {
@@ -263,9 +275,15 @@ impl Channel {
         self.state.lock().has_space(limit)
     }
 
-    /// Retires the channel if it is vacant: the caller removes it from the map.
-    pub(super) fn retire(&self, agenda: &Agenda) -> bool {
+    /// Retires the channel if it is vacant: the caller removes it from the map. Where the engine is there
+    /// to keep the cached event, that holds nobody back.
+    pub(super) fn retire(&self, agenda: &Agenda, cache: Option<&CacheIndex>) -> bool {
         let mut state = self.state.lock();
+        if let (Some(cache), true) = (cache, state.is_deserted())
+            && let Some(cached) = state.cached.take()
+        {
+            cache.forget(&cached);
+        }
         if state.is_vacant() {
             state.retired = true;
             agenda.remove(state.count_job.take());
@@ -274,22 +292,43 @@ impl Channel {
     }
 
     /// Drops the cached event if it goes by `number`. Says whether the channel is vacant then.
-    pub(super) fn drop_cached(&self, number: u64) -> bool {
+    pub(super) fn drop_cached(&self, app: &AppHub, number: u64) -> bool {
         let mut state = self.state.lock();
-        state.cached.take_if(|cached| cached.is_number(number));
+        let dropped = state.cached.take_if(|cached| cached.is_number(number));
+        // It may be cached elsewhere all the same: whoever comes next has to be told what is.
+        if let (Some(joint), true) = (&mut state.joint, dropped.is_some()) {
+            joint.forget_cached();
+            self.touch(app);
+        }
         state.is_vacant()
     }
 
-    /// Looks at the subscribers, members and cached event together.
+    /// Looks at the subscribers, members and cached event together; subscribers of other nodes are
+    /// those that are known here.
     pub(super) fn look<T>(&self, look: impl FnOnce(usize, Option<&Members>, Option<&Cached>) -> T) -> T {
         let state = self.state.lock();
-        look(state.subscribers, state.members.as_deref(), state.cached.as_deref())
+        look(state.subscribers_anywhere(), state.members.as_deref(), state.cached.as_deref())
+    }
+
+    /// The subscribers and members of this node.
+    pub(super) fn counts_here(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.subscribers, state.members.as_ref().map_or(0, |members| members.len_here()))
     }
 }
 
 impl State {
     fn is_vacant(&self) -> bool {
-        self.subscribers == 0 && self.cached.is_none()
+        self.is_deserted() && self.cached.is_none()
+    }
+
+    /// Nobody is here or about to come.
+    fn is_deserted(&self) -> bool {
+        self.subscribers == 0 && !self.joint.as_deref().is_some_and(Joint::has_newcomers)
+    }
+
+    fn subscribers_anywhere(&self) -> usize {
+        self.subscribers + self.joint.as_deref().map_or(0, Joint::elsewhere)
     }
 
     fn has_space(&self, limit: usize) -> bool {
@@ -322,33 +361,5 @@ impl State {
         if empty && self.segments.len() > 1 {
             self.segments.retain(|other| !Arc::ptr_eq(other, segment));
         }
-    }
-}
-
-impl Subscription {
-    /// Takes the socket out of the channel. Returns its name, the segments to start, and whether it
-    /// is vacant.
-    pub(super) fn end(self, socket: SocketId, app: &Arc<AppHub>) -> (ChannelName, Idle, bool) {
-        let shared = &app.shared;
-        let mut state = self.channel.state.lock();
-        state.unseat(&self.segment, self.slot);
-        let mut idle = Idle::new();
-        if let (Some(user_id), Some(members)) = (&self.user_id, &mut state.members)
-            && members.leave(user_id, socket) == Left::Last
-        {
-            let body = Body::MemberRemoved { user_id: Arc::clone(user_id) };
-            idle = self.channel.announce(&mut state, shared, Origin::Socket(socket), body);
-            self.channel.note(app, || Fact::MemberRemoved(Arc::clone(user_id)));
-        }
-        idle.extend(self.channel.count(&mut state, app));
-        if state.subscribers == 0 {
-            self.channel.note(app, || Fact::Vacated);
-        }
-        (self.channel.name.clone(), idle, state.is_vacant())
-    }
-
-    /// The member that the socket is in this channel.
-    pub fn user_id(&self) -> Option<&UserId> {
-        self.user_id.as_ref()
     }
 }

@@ -1,0 +1,382 @@
+//! A channel that other nodes have too: the share that this node has in it, and what is known of theirs.
+//!
+//! Who comes waits until the engine has written down that it is here, and until this node knows what
+//! the engine knew then: so everybody finds everybody who was told before. Who leaves has left at once,
+//! and the engine is told.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::subscription::{Arrival, NotSubscribed, Terms, Ticket};
+use super::{Channel, State};
+use crate::cluster::{Change, Following, Holding, Next, NodeId, Share, Snapshot, Topic, Version, Written};
+use crate::hub::AppHub;
+use crate::hub::cache::Cached;
+use crate::hub::fanout::{Idle, Subscriber};
+use crate::hub::format::Published;
+use crate::model::event::{Body, Origin};
+use crate::model::member::{Member, UserId};
+
+/// What a channel has to do with other nodes.
+#[derive(Default)]
+pub(super) struct Joint {
+    following: Following<Step>,
+    /// Subscribers on other nodes.
+    counts: Vec<(NodeId, usize)>,
+    /// Some nodes have yet to write their share again: until then nobody is taken for gone, and no
+    /// number is told.
+    settling: bool,
+    /// The share that is being written, by its stamp.
+    asked: Option<u64>,
+    /// Members of whom the engine may know something else than is true here.
+    unwritten: HashSet<UserId>,
+    newcomers: Vec<Newcomer>,
+}
+
+/// Somebody who waits for the engine.
+struct Newcomer {
+    subscriber: Subscriber,
+    terms: Terms,
+    arrival: Arrival,
+    ticket: Arc<Ticket>,
+    standing: Standing,
+}
+
+/// What the engine knows of a newcomer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Unknown,
+    /// It is being written.
+    Asked,
+    /// It is written: it is let in when this node knows as much as that.
+    Written(Version),
+}
+
+/// One of the numbered things that come from the engine.
+pub(super) enum Step {
+    Change(Change),
+    Cached(Arc<Published>, Duration),
+}
+
+impl Joint {
+    /// The engine has to be told of this member.
+    pub(super) fn unwritten(&mut self, user_id: &UserId) {
+        self.unwritten.insert(Arc::clone(user_id));
+    }
+
+    /// Subscribers on other nodes.
+    pub(super) fn elsewhere(&self) -> usize {
+        self.counts.iter().map(|(_, count)| count).sum()
+    }
+
+    pub(super) fn is_settling(&self) -> bool {
+        self.settling
+    }
+
+    pub(super) fn has_newcomers(&self) -> bool {
+        !self.newcomers.is_empty()
+    }
+
+    /// Somebody who waits leaves again.
+    pub(super) fn give_up(&mut self, ticket: &Arc<Ticket>) {
+        let Some(at) = self.newcomers.iter().position(|other| Arc::ptr_eq(&other.ticket, ticket)) else {
+            return;
+        };
+        if let Some(member) = self.newcomers.remove(at).terms.member {
+            self.unwritten.insert(member.user_id);
+        }
+    }
+
+    /// The cached event has been forgotten here, though the engine may still have it.
+    pub(super) fn forget_cached(&mut self) {
+        self.following.lose();
+    }
+
+    fn set_count(&mut self, node: NodeId, count: usize) {
+        self.counts.retain(|(other, _)| *other != node);
+        if count > 0 {
+            self.counts.push((node, count));
+        }
+    }
+}
+
+impl Channel {
+    pub(super) fn topic(&self, app: &AppHub) -> Topic {
+        Topic::Channel(Arc::clone(&app.id), self.name.clone())
+    }
+
+    /// This node's share is another than before.
+    pub(super) fn touch(&self, app: &AppHub) {
+        if app.shared.is_joined {
+            app.shared.engine.touch(&self.topic(app));
+        }
+    }
+
+    /// Has a newcomer wait for the engine.
+    pub(super) fn wait(
+        &self,
+        state: &mut State,
+        app: &AppHub,
+        subscriber: Subscriber,
+        terms: Terms,
+        arrival: Arrival,
+    ) -> Arc<Ticket> {
+        let joint = state.joint.get_or_insert_default();
+        if let Some(member) = &terms.member {
+            joint.unwritten(&member.user_id);
+        }
+        let (ticket, standing) = (Arc::new(Ticket::new()), Standing::Unknown);
+        let newcomer = Newcomer { subscriber, terms, arrival, ticket: Arc::clone(&ticket), standing };
+        joint.newcomers.push(newcomer);
+        self.touch(app);
+        ticket
+    }
+
+    /// What this node holds. With `whole`, the engine knows nothing of it.
+    pub(in crate::hub) fn share(&self, app: &AppHub, stamp: u64, whole: bool) -> Share {
+        let mut state = self.state.lock();
+        let cached = state.cached.as_deref().filter(|_| whole).and_then(Cached::left);
+        let members = state.holdings(whole);
+        let subscribers = state.subscribers;
+        let joint = state.joint.get_or_insert_default();
+        if whole {
+            joint.following.lose();
+        }
+        joint.asked = Some(stamp);
+        for newcomer in joint.newcomers.iter_mut().filter(|it| it.standing == Standing::Unknown) {
+            newcomer.standing = Standing::Asked;
+        }
+        let count = subscribers + joint.newcomers.len();
+        if count == 0 {
+            // From here on it is not told anything: whoever comes needs a snapshot again.
+            joint.following.forget();
+        }
+        let snapshot = count > 0 && !joint.following.is_live();
+        let observer = app.observer.get().filter(|_| self.name.kind().is_listed());
+        let told_after = observer.map(|observer| observer.departures_after());
+        Share { stamp, listens: count > 0, count, members, snapshot, cached, told_after }
+    }
+
+    /// A share has been written: whoever was in it comes in, as soon as this node knows enough.
+    pub(in crate::hub) fn written(self: &Arc<Self>, app: &Arc<AppHub>, written: Written) -> Idle {
+        let mut state = self.state.lock();
+        let Some(joint) = state.joint.as_deref_mut() else { return Idle::new() };
+        if joint.asked != Some(written.stamp) {
+            return Idle::new();
+        }
+        joint.asked = None;
+        for newcomer in joint.newcomers.iter_mut().filter(|it| it.standing == Standing::Asked) {
+            newcomer.standing = Standing::Written(written.version);
+        }
+        self.refuse(joint, app, &written.refused);
+        let mut idle = match written.snapshot {
+            Some(snapshot) => self.begin(&mut state, app, written.version, snapshot),
+            None => Idle::new(),
+        };
+        idle.extend(self.let_in(&mut state, app));
+        self.follow_again(&state, app);
+        idle
+    }
+
+    /// There is no room for these users.
+    fn refuse(&self, joint: &mut Joint, app: &AppHub, users: &[UserId]) {
+        let refused = |it: &mut Newcomer| {
+            let user_id = it.terms.member.as_ref().map(|member| &member.user_id);
+            matches!(it.standing, Standing::Written(_)) && user_id.is_some_and(|id| users.contains(id))
+        };
+        if users.is_empty() {
+            return;
+        }
+        for Newcomer { arrival, ticket, .. } in joint.newcomers.extract_if(.., refused) {
+            arrival(Err(NotSubscribed::Full));
+            // A ticket is filled here only, once.
+            let _ = ticket.set(None);
+        }
+        self.touch(app);
+    }
+
+    /// Whoever the engine has written down comes in when everything before that is known here.
+    fn let_in(self: &Arc<Self>, state: &mut State, app: &Arc<AppHub>) -> Idle {
+        let Some(Joint { newcomers, following, .. }) = state.joint.as_deref_mut() else { return Idle::new() };
+        let is_ready =
+            |it: &mut Newcomer| matches!(it.standing, Standing::Written(version) if following.has(version));
+        let ready: Vec<_> = newcomers.extract_if(.., is_ready).collect();
+        self.seat_all(state, app, ready, |terms| terms.max_members = usize::MAX)
+    }
+
+    fn seat_all(
+        self: &Arc<Self>,
+        state: &mut State,
+        app: &Arc<AppHub>,
+        newcomers: Vec<Newcomer>,
+        change: impl Fn(&mut Terms),
+    ) -> Idle {
+        let mut idle = Idle::new();
+        for Newcomer { subscriber, mut terms, arrival, ticket, .. } in newcomers {
+            change(&mut terms);
+            let seated = self.admit(state, app, &subscriber, &terms, arrival).map(|(seated, started)| {
+                idle.extend(started);
+                seated
+            });
+            if seated.is_none() {
+                // The engine has it down as somebody who is here.
+                if let (Some(joint), Some(member)) = (&mut state.joint, terms.member) {
+                    joint.unwritten(&member.user_id);
+                }
+                self.touch(app);
+            }
+            let _ = ticket.set(seated);
+        }
+        idle
+    }
+
+    /// Something numbered has come from the engine.
+    pub(super) fn step(
+        self: &Arc<Self>,
+        state: &mut State,
+        app: &Arc<AppHub>,
+        version: Version,
+        step: Step,
+    ) -> Idle {
+        let Some(joint) = state.joint.as_deref_mut() else { return Idle::new() };
+        match joint.following.next(version, step) {
+            Next::Apply(step) => {
+                let mut idle = self.apply(state, app, step);
+                idle.extend(self.let_in(state, app));
+                idle
+            }
+            Next::Nothing => Idle::new(),
+            Next::Lost => {
+                self.touch(app);
+                Idle::new()
+            }
+        }
+    }
+
+    /// Other nodes' shares have changed.
+    pub(in crate::hub) fn changed(self: &Arc<Self>, app: &Arc<AppHub>, change: Change) -> Idle {
+        self.step(&mut self.state.lock(), app, change.version, Step::Change(change))
+    }
+
+    fn apply(self: &Arc<Self>, state: &mut State, app: &Arc<AppHub>, step: Step) -> Idle {
+        let change = match step {
+            Step::Change(change) => change,
+            Step::Cached(published, ttl) => {
+                self.keep(state, app, &published, ttl);
+                return Idle::new();
+            }
+        };
+        let mut idle = self.arrive(state, app, change.added);
+        idle.extend(self.depart(state, app, change.removed));
+        let Some(joint) = state.joint.as_deref_mut().filter(|_| !change.counts.is_empty()) else {
+            return idle;
+        };
+        for (node, count) in change.counts {
+            joint.set_count(node, count);
+        }
+        idle.extend(self.count(state, app));
+        idle
+    }
+
+    fn arrive(&self, state: &mut State, app: &AppHub, added: Vec<(NodeId, Member)>) -> Idle {
+        let mut idle = Idle::new();
+        for (node, member) in added {
+            if state.members.get_or_insert_default().arrive(node, &member) {
+                let Member { user_id, user_info } = member;
+                let body = Body::MemberAdded { user_id, user_info };
+                idle.extend(self.announce(state, &app.shared, Origin::Broker, body));
+            }
+        }
+        idle
+    }
+
+    fn depart(&self, state: &mut State, app: &AppHub, removed: Vec<(NodeId, UserId)>) -> Idle {
+        let mut idle = Idle::new();
+        for (node, user_id) in removed {
+            if state.members.as_mut().is_some_and(|members| members.depart(node, &user_id)) {
+                let body = Body::MemberRemoved { user_id };
+                idle.extend(self.announce(state, &app.shared, Origin::Broker, body));
+            }
+        }
+        idle
+    }
+
+    /// Makes what is known of the other nodes what a snapshot says, and follows them from there.
+    fn begin(
+        self: &Arc<Self>,
+        state: &mut State,
+        app: &Arc<AppHub>,
+        version: Version,
+        snapshot: Snapshot,
+    ) -> Idle {
+        let gone = if snapshot.settling { Vec::new() } else { state.not_in(&snapshot) };
+        let mut idle = self.arrive(state, app, snapshot.members);
+        idle.extend(self.depart(state, app, gone));
+        if let Some((event, ttl)) = snapshot.cached {
+            self.keep(state, app, &Arc::new(Published::new(event)), ttl);
+        }
+        let Some(joint) = state.joint.as_deref_mut() else { return idle };
+        joint.counts = snapshot.counts;
+        joint.settling = snapshot.settling;
+        let steps = joint.following.begin(version);
+        idle.extend(self.count(state, app));
+        for step in steps {
+            idle.extend(self.apply(state, app, step));
+        }
+        idle
+    }
+
+    /// Asks for a snapshot if one is needed and none is under way.
+    fn follow_again(&self, state: &State, app: &AppHub) {
+        let joint = state.joint.as_deref().filter(|_| !state.is_deserted());
+        if joint.is_some_and(|joint| !joint.following.is_live() && joint.asked.is_none()) {
+            self.touch(app);
+        }
+    }
+
+    /// The engine is away: whoever waits for it comes in by what is known here.
+    pub(in crate::hub) fn cut_off(self: &Arc<Self>, app: &Arc<AppHub>) -> Idle {
+        let mut state = self.state.lock();
+        let Some(joint) = state.joint.as_deref_mut() else { return Idle::new() };
+        joint.following.forget();
+        joint.asked = None;
+        joint.settling = false;
+        let newcomers = std::mem::take(&mut joint.newcomers);
+        self.seat_all(&mut state, app, newcomers, |_| {})
+    }
+}
+
+impl State {
+    /// Members that have come or gone since the share was written last; or all there are.
+    fn holdings(&mut self, whole: bool) -> Vec<Holding> {
+        let joint = self.joint.get_or_insert_default();
+        let mut ids = std::mem::take(&mut joint.unwritten);
+        let coming = joint.newcomers.iter().filter_map(|it| Some((it.terms.member.as_ref()?, &it.terms)));
+        let coming: HashMap<_, _> =
+            coming.map(|(member, terms)| (&member.user_id, (member, terms))).collect();
+        if whole {
+            ids.extend(coming.keys().map(|id| Arc::clone(id)));
+            ids.extend(self.members.iter().flat_map(|members| members.here()).map(|member| member.user_id));
+        }
+        let holding = |id: UserId| {
+            let here = self.members.as_ref().and_then(|members| members.member_here(&id));
+            match (here, coming.get(&id)) {
+                (Some(member), _) => Holding::Present { member, limit: None },
+                (None, Some((member, terms))) => {
+                    Holding::Present { member: (*member).clone(), limit: Some(terms.max_members) }
+                }
+                (None, None) => Holding::Absent(id),
+            }
+        };
+        ids.into_iter().map(holding).collect()
+    }
+
+    /// Who was known to be on other nodes and is not any more.
+    fn not_in(&self, snapshot: &Snapshot) -> Vec<(NodeId, UserId)> {
+        let there: HashSet<_> =
+            snapshot.members.iter().map(|(node, member)| (*node, &member.user_id)).collect();
+        let known = self.members.iter().flat_map(|members| members.elsewhere());
+        known.filter(|known| !there.contains(known)).map(|(node, id)| (node, Arc::clone(id))).collect()
+    }
+}
