@@ -147,6 +147,7 @@ fn admin(config: &Config, pusher: &Pusher, webhooks: &Arc<Webhooks>) -> Admin {
         hub: Arc::clone(&pusher.hub),
         sockets: Arc::clone(&pusher.sockets),
         idempotency: Arc::clone(&pusher.idempotency),
+        engine: Arc::new(crate::cluster::Local),
         webhooks: Arc::clone(webhooks),
         metrics: Arc::clone(&pusher.metrics),
         token: Some(&config.admin.token).filter(|token| !token.is_empty()).map(Secret::new),

@@ -86,6 +86,21 @@ fn invalid_files_have_exactly_their_problems() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
+#[test]
+fn the_deployed_files_load() {
+    let env = [("REDIS_PASSWORD", "p"), ("FANFARE_KEY", "k"), ("FANFARE_SECRET", "s")];
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/deploy/cluster/fanfare.toml");
+    let config = Config::load(Source::read(&file).expect("a file"), &env.into_iter().collect());
+    let config = config.expect("no problems");
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    assert_eq!(config.cluster.url, "redis://:p@redis:6379");
+    // It believes the proxy that stands before it in the same network.
+    let compose = std::fs::read_to_string(file.with_file_name("compose.yaml")).expect("a file");
+    for network in &config.server.trusted_proxies {
+        assert!(compose.contains(&format!("subnet: {network}\n")), "{network}");
+    }
+}
+
 /// The program, with no more of an environment than is given.
 fn fanfare(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));

@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::{Admin, webhooks};
+use super::{Admin, cluster, webhooks};
 use crate::metrics::Counter;
 use crate::model::close::CloseReason;
 
@@ -38,6 +38,7 @@ impl Collector for Live {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         self.encode_gauges(&mut encoder)?;
         self.encode_counters(&mut encoder)?;
+        cluster::encode(self.0.engine.as_ref(), &mut encoder)?;
         webhooks::encode(&self.0.webhooks, &mut encoder)
     }
 }

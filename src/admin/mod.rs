@@ -1,5 +1,6 @@
 //! The private listener: health, readiness, metrics, and webhooks that failed.
 
+mod cluster;
 mod metrics;
 mod origin;
 mod webhooks;
@@ -18,6 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
 use crate::accept;
+use crate::cluster::Engine;
 use crate::http::{self, Reply};
 use crate::hub::Hub;
 use crate::idempotency::Idempotency;
@@ -37,6 +39,8 @@ pub struct Admin {
     pub sockets: Arc<Sockets>,
     /// Requests that are not carried out twice.
     pub idempotency: Arc<Idempotency>,
+    /// What joins this node to others.
+    pub engine: Arc<dyn Engine>,
     /// Webhooks.
     pub webhooks: Arc<Webhooks>,
     /// Counters.
@@ -77,10 +81,7 @@ fn answer(admin: &Arc<Admin>, request: &Request<Incoming>) -> Reply {
     let query = request.uri().query().unwrap_or_default();
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/healthz") => http::text(StatusCode::OK, "ok"),
-        (&Method::GET, "/readyz") if admin.sockets.are_stopping() => {
-            http::text(StatusCode::SERVICE_UNAVAILABLE, "stopping")
-        }
-        (&Method::GET, "/readyz") => http::text(StatusCode::OK, "ready"),
+        (&Method::GET, "/readyz") => cluster::readiness(admin.sockets.are_stopping(), admin.engine.as_ref()),
         (&Method::GET, "/metrics") => match metrics::exposition(admin) {
             Ok(text) => http::reply(
                 StatusCode::OK,

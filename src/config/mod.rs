@@ -2,10 +2,11 @@
 //!
 //! In reading order: `settings` (what comes out), `tree` and `file` (what was given, and where),
 //! `env` and `expand` (what the environment says), `reading` (typed settings out of the tree),
-//! `sections` and `apps` (every key), `unknown` (the keys that are none), `rules` (what must hold
+//! `sections`, `cluster` and `apps` (every key), `unknown` (the keys that are none), `rules` (what must hold
 //! between settings).
 
 mod apps;
+mod cluster;
 mod env;
 mod expand;
 mod file;
@@ -24,9 +25,10 @@ use std::path::Path;
 pub use env::Env;
 pub use listen::Listen;
 pub use problem::{Place, Problem, Problems};
-pub use settings::{Admin, Cluster, Engine, Log, LogFormat, Server, Tls};
+pub use settings::{Admin, Log, LogFormat, Server, Tls};
 
 use crate::model::app::App;
+use crate::model::cluster::ClusterSettings;
 use crate::model::webhooks::WebhookSettings;
 use reading::Reading;
 use tree::{Node, Value};
@@ -40,8 +42,8 @@ pub struct Config {
     pub admin: Admin,
     /// Logging.
     pub log: Log,
-    /// What joins nodes.
-    pub cluster: Cluster,
+    /// How this node is joined to others.
+    pub cluster: ClusterSettings,
     /// How webhooks are delivered.
     pub webhooks: WebhookSettings,
     /// The tenants; at least one, with ids and keys of their own.
@@ -164,7 +166,7 @@ fn gather(reading: &Reading) -> Config {
         server: sections::server(&top.section("server")),
         admin: sections::admin(&top.section("admin")),
         log: sections::log(&top.section("log")),
-        cluster: sections::cluster(&top.section("cluster")),
+        cluster: cluster::cluster(&top.section("cluster")),
         webhooks: sections::webhooks(&top.section("webhooks")),
         apps: apps::apps(&top),
         warnings: Vec::new(),

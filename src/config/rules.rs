@@ -4,19 +4,21 @@ use std::collections::HashMap;
 
 use super::listen::{Listen, is_any_port, is_loopback};
 use super::reading::Reading;
-use super::settings::Engine;
-use super::{Config, DEVELOPMENT_SECRET};
+use super::{Config, DEVELOPMENT_SECRET, cluster};
 
 /// Checks what no setting can tell alone; returns warnings. `insecure` allows public credentials
 /// on a public address.
 pub(super) fn check(config: &Config, reading: &Reading, insecure: bool) -> Vec<String> {
     listeners(config, reading);
     apps(config, reading);
+    cluster::check(&config.cluster, reading);
     if !insecure {
         public_credentials(config, reading);
     }
     not_served_yet(config, reading);
-    tight(config)
+    let mut warnings = tight(config);
+    warnings.extend(cluster::warnings(&config.cluster));
+    warnings
 }
 
 /// What the config may say but this version does not do: refused, since it would be missed.
@@ -25,9 +27,6 @@ fn not_served_yet(config: &Config, reading: &Reading) {
         |path: &str, what: &str| reading.problem(path, format!("{what} not served by this version yet"));
     for listen in config.server.listen.iter().filter(|listen| matches!(listen, Listen::Unix(_))) {
         refuse("server.listen", &format!("\"{listen}\" is"));
-    }
-    if config.cluster.engine == Engine::Redis {
-        refuse("cluster.engine", "\"redis\" is");
     }
 }
 

@@ -1,4 +1,4 @@
-//! How each section but the apps is read: its keys and their ranges.
+//! How each section but the cluster and the apps is read: its keys and their ranges.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::listen::{self, Listen};
 use super::reading::{Refused, Section, not_one_of};
-use super::settings::{Admin, Cluster, Engine, Log, LogFormat, Server, Tls};
+use super::settings::{Admin, Log, LogFormat, Server, Tls};
 use super::tree::Value;
 use crate::model::webhooks::WebhookSettings;
 
@@ -82,29 +82,19 @@ pub(super) fn log(section: &Section<'_>) -> Log {
     }
 }
 
-pub(super) fn cluster(section: &Section<'_>) -> Cluster {
-    let base = Cluster::default();
-    let prefix = checked(section, "prefix", |prefix| {
-        let plain = |c: u8| c.is_ascii_alphanumeric() || b"-_.:".contains(&c);
-        let fits = !prefix.is_empty() && prefix.bytes().all(plain);
-        if fits { Ok(prefix.to_owned()) } else { Err("must be of letters, digits and \"-_.:\"".to_owned()) }
-    });
-    Cluster {
-        engine: section.choice("engine", base.engine, &Engine::ALL),
-        url: section.text("url", &base.url),
-        prefix: prefix.unwrap_or(base.prefix),
-    }
-}
-
 /// Text that `parse` makes something of.
-fn checked<T>(section: &Section<'_>, key: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+pub(super) fn checked<T>(
+    section: &Section<'_>,
+    key: &str,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Option<T> {
     section.read(key, "text", |value| match value {
         Value::Text(text) | Value::Raw(text) => parse(text).map_err(Refused::Because),
         _ => Err(Refused::Kind),
     })
 }
 
-fn file(section: &Section<'_>, key: &str) -> Option<PathBuf> {
+pub(super) fn file(section: &Section<'_>, key: &str) -> Option<PathBuf> {
     let path = section.text(key, "");
     (!path.is_empty()).then(|| PathBuf::from(path))
 }

@@ -121,47 +121,6 @@ impl LogFormat {
     pub const ALL: [(Self, &'static str); 2] = [(Self::Text, "text"), (Self::Json, "json")];
 }
 
-/// What joins nodes (`[cluster]`).
-#[derive(Clone, PartialEq)]
-pub struct Cluster {
-    /// The engine.
-    pub engine: Engine,
-    /// Where the engine is; unused by the local one. May hold a password.
-    pub url: String,
-    /// What the names of all its keys and topics begin with.
-    pub prefix: String,
-}
-
-impl Default for Cluster {
-    fn default() -> Self {
-        Self { engine: Engine::Local, url: String::new(), prefix: "fanfare".to_owned() }
-    }
-}
-
-impl fmt::Debug for Cluster {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut out = f.debug_struct("Cluster");
-        out.field("engine", &self.engine)
-            .field("url", &masked(&self.url))
-            .field("prefix", &self.prefix)
-            .finish()
-    }
-}
-
-/// The thing that joins nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Engine {
-    /// None: one node.
-    Local,
-    /// Redis.
-    Redis,
-}
-
-impl Engine {
-    /// Every engine with its name in the config.
-    pub const ALL: [(Self, &'static str); 2] = [(Self::Local, "local"), (Self::Redis, "redis")];
-}
-
 fn masked(secret: &str) -> &'static str {
     if secret.is_empty() { "" } else { "***" }
 }
@@ -169,11 +128,12 @@ fn masked(secret: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::cluster::ClusterSettings;
 
     #[test]
     fn secrets_are_not_printed() {
         let admin = Admin { token: "s3cret".to_owned(), ..Admin::default() };
-        let cluster = Cluster { url: "redis://:s3cret@host".to_owned(), ..Cluster::default() };
+        let cluster = ClusterSettings { url: "redis://:s3cret@host".to_owned(), ..Default::default() };
         assert!(!format!("{admin:?}{cluster:?}").contains("s3cret"));
     }
 }

@@ -208,7 +208,7 @@ fn problems_never_show_a_secret() {
         token = "s3cret token"
         [cluster]
         engine = "redis"
-        url = "redis://:s3cret@host"
+        url = "redis:/:s3cret@host"
         [[apps]]
         id = "1"
         key = "k"

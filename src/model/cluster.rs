@@ -60,7 +60,7 @@ pub enum EngineKind {
 
 impl EngineKind {
     /// Every engine with its name in the config.
-    pub const ALL: [(&'static str, Self); 2] = [("local", Self::Local), ("redis", Self::Redis)];
+    pub const ALL: [(Self, &'static str); 2] = [(Self::Local, "local"), (Self::Redis, "redis")];
 }
 
 /// What publishers are told while the engine is away.
@@ -74,5 +74,5 @@ pub enum OnEngineLoss {
 
 impl OnEngineLoss {
     /// Every choice with its name in the config.
-    pub const ALL: [(&'static str, Self); 2] = [("serve", Self::Serve), ("refuse", Self::Refuse)];
+    pub const ALL: [(Self, &'static str); 2] = [(Self::Serve, "serve"), (Self::Refuse, "refuse")];
 }

@@ -33,7 +33,7 @@ async function home(channel) {
 
 // All at once, since some of them only wait for the patience of a server.
 describe("proxies", { concurrency: 3 }, () => {
-  for (const kind of ["nginx", "haproxy", "caddy"]) {
+  for (const kind of ["nginx", "cluster", "haproxy", "caddy"]) {
     describe(kind, { concurrency: 4 }, () => {
       let proxy;
       before(async () => {
@@ -167,7 +167,7 @@ describe("proxies", { concurrency: 3 }, () => {
 
 test("without a server behind it, each proxy says so", async () => {
   const nowhere = { host: "127.0.77.6", port: 1 };
-  for (const kind of ["nginx", "haproxy", "caddy"]) {
+  for (const kind of ["nginx", "cluster", "haproxy", "caddy"]) {
     const proxy = await Proxy.start(kind, [nowhere, nowhere]);
     const response = await fetch(`http://${proxy.host}:${proxy.port}/apps/1/channels`);
     await response.text();

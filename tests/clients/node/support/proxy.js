@@ -5,7 +5,7 @@ import { spawn } from "node:child_process";
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { createInterface } from "node:readline";
 
 import { within } from "./wait.js";
@@ -13,6 +13,9 @@ import { within } from "./wait.js";
 const DEADLINE = 20_000;
 /** An address of its own, so that nothing else takes the port before the proxy does. */
 const HOST = "127.0.77.5";
+
+const temporary = (folder) =>
+  ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map((kind) => `${kind}_temp_path ${folder}/${kind};`).join(" ");
 
 const KINDS = {
   nginx: {
@@ -26,9 +29,27 @@ const KINDS = {
       events {}
       http {
         access_log off;
-        ${["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map((kind) => `${kind}_temp_path ${folder}/${kind};`).join(" ")}
+        ${temporary(folder)}
         ${text}
       }`,
+    command: (file, folder) => ["nginx", "-p", folder, "-e", "stderr", "-c", file],
+    ready: /start worker process /,
+  },
+  // Of several nodes, a whole nginx.conf.
+  cluster: {
+    file: "cluster/nginx.conf",
+    listen: ["listen 80;", ({ host, port }) => `listen ${host}:${port};`],
+    servers: ["172.30.77.11:6001", "172.30.77.12:6001", "172.30.77.13:6001"],
+    around: (text, folder) => `
+      daemon off;
+      pid ${folder}/pid;
+      error_log stderr notice;
+      ${replaced(text, {
+        // More than the limit of whoever runs the tests.
+        "worker_rlimit_nofile 131072;": "",
+        "worker_connections 65536;": "",
+        "http {": `http { ${temporary(folder)}`,
+      })}`,
     command: (file, folder) => ["nginx", "-p", folder, "-e", "stderr", "-c", file],
     ready: /start worker process /,
   },
@@ -51,7 +72,9 @@ const KINDS = {
 export class Proxy {
   /** Starts a proxy in front of two servers. Fails where it is not installed. */
   static async start(kind, [one, two]) {
-    const { file, listen: [placeholder, listen], around, command, ready } = KINDS[kind];
+    const {
+      file, listen: [placeholder, listen], servers = ["127.0.0.1:6001", "127.0.0.1:6002"], around, command, ready,
+    } = KINDS[kind];
     const proxy = new Proxy();
     proxy.folder = mkdtempSync(join(tmpdir(), `fanfare-${kind}-`));
     // nginx's workers are somebody else when it is started by root.
@@ -59,10 +82,12 @@ export class Proxy {
     Object.assign(proxy, { host: HOST, port: await freePort() });
     const text = replaced(readFileSync(new URL(`../../../../config/deploy/${file}`, import.meta.url), "utf8"), {
       [placeholder]: listen(proxy),
-      "127.0.0.1:6001": `${one.host}:${one.port}`,
-      "127.0.0.1:6002": `${two.host}:${two.port}`,
+      ...Object.fromEntries(servers.map((server, n) => {
+        const { host, port } = n === 0 ? one : two;
+        return [server, `${host}:${port}`];
+      })),
     });
-    const config = join(proxy.folder, file);
+    const config = join(proxy.folder, basename(file));
     writeFileSync(config, around(text, proxy.folder));
 
     const [program, ...flags] = command(config, proxy.folder);
