@@ -83,11 +83,16 @@ impl Client {
 
     /// The next thing heard, whatever it is.
     pub async fn hear(&mut self) -> Heard {
+        in_time("anything from the broker", self.listen()).await
+    }
+
+    /// As [`Client::hear`], for those who have time. Nothing is lost when this is given up.
+    pub async fn listen(&mut self) -> Heard {
         if let Some(frame) = self.inbox.pop_front() {
             return Heard::Frame(frame);
         }
         loop {
-            match in_time("anything from the broker", self.socket.next()).await {
+            match self.socket.next().await {
                 Some(Ok(Message::Text(text))) => return Heard::Frame(checked(&text)),
                 Some(Ok(Message::Pong(payload))) => return Heard::Pong(payload),
                 Some(Ok(Message::Ping(_))) => (),

@@ -3,13 +3,24 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Broker, DEADLINE, eventually_within};
+use super::{Broker, DEADLINE, Reply, eventually_within};
 
 /// Every sample of one scrape, by its name with its labels.
 #[derive(Debug)]
 pub struct Metrics(pub BTreeMap<String, f64>);
 
 impl Metrics {
+    /// Those that the private listener has answered.
+    pub fn of(reply: &Reply) -> Self {
+        assert_eq!(reply.status, 200, "{reply:?}");
+        let lines = reply.body.lines().filter(|line| !line.starts_with('#'));
+        let samples = lines.map(|line| {
+            let (sample, value) = line.rsplit_once(' ').expect("a sample and its value");
+            (sample.to_owned(), value.parse().expect("a number"))
+        });
+        Self(samples.collect())
+    }
+
     /// A sample such as `fanfare_users{app="1"}`; 0 when there is none yet.
     pub fn get(&self, sample: &str) -> f64 {
         self.0.get(sample).copied().unwrap_or_default()
@@ -31,14 +42,7 @@ impl Metrics {
 impl Broker {
     /// Scrapes the private listener.
     pub async fn metrics(&self) -> Metrics {
-        let reply = self.private("GET", "/metrics").await;
-        assert_eq!(reply.status, 200, "{reply:?}");
-        let lines = reply.body.lines().filter(|line| !line.starts_with('#'));
-        let samples = lines.map(|line| {
-            let (sample, value) = line.rsplit_once(' ').expect("a sample and its value");
-            (sample.to_owned(), value.parse().expect("a number"))
-        });
-        Metrics(samples.collect())
+        Metrics::of(&self.private("GET", "/metrics").await)
     }
 
     /// Waits until a sample has this value.

@@ -3,13 +3,22 @@
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
 pub mod api;
+pub mod certificates;
+pub mod churn;
 pub mod client;
+pub mod dice;
+pub mod ear;
 pub mod fallback;
 pub mod http;
+pub mod listener;
 pub mod metrics;
+pub mod nodes;
 pub mod program;
+pub mod proxy;
 pub mod raw;
 pub mod receiver;
+pub mod redis;
+pub mod resp;
 pub mod settings;
 pub mod sign;
 pub mod users;
@@ -26,11 +35,16 @@ use tokio::task::{JoinHandle, JoinSet};
 
 pub use api::{Api, Signed};
 pub use client::{Client, Heard};
+pub use dice::Dice;
 pub use http::{Http, Reply};
+pub use listener::Listener;
 pub use metrics::Metrics;
+pub use nodes::{Node, Nodes};
 pub use program::Program;
+pub use proxy::Proxy;
 pub use raw::Raw;
 pub use receiver::{Answer, Receiver};
+pub use redis::Redis;
 pub use settings::{Settings, settings};
 pub use sign::{APP, Credentials, OTHER};
 

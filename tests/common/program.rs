@@ -3,11 +3,14 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::task::JoinHandle;
 
+use super::redis::signal;
 use super::{Settings, in_time, within};
 
 /// A program that serves.
@@ -17,6 +20,9 @@ pub struct Program {
     pub admin: SocketAddr,
     child: Child,
     folder: PathBuf,
+    log: Arc<Mutex<String>>,
+    /// Ends with the log. It is read all the time: a program that nobody reads stands still.
+    reading: JoinHandle<()>,
 }
 
 /// How a program ended.
@@ -39,7 +45,10 @@ impl Program {
             let found = line.split("http://").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
             if line.ends_with("(admin)") { admin = found } else { address = address.or(found) }
         }
-        Self { address: address.expect("public"), admin: admin.expect("private"), child, folder }
+        let log = Arc::<Mutex<String>>::default();
+        let reading = tokio::spawn(read(child.stderr.take().expect("a pipe"), Arc::clone(&log)));
+        let (address, admin) = (address.expect("public"), admin.expect("private"));
+        Self { address, admin, child, folder, log, reading }
     }
 
     /// Starts one that cannot serve, and returns what it says.
@@ -53,14 +62,51 @@ impl Program {
 
     /// Asks it to end, and waits for that.
     pub async fn stop(mut self, limit: Duration) -> Ended {
-        let pid = self.child.id().expect("it still runs").to_string();
-        let sent = Command::new("kill").args(["-TERM", &pid]).status().await;
-        assert!(sent.is_ok_and(|status| status.success()));
-        let mut log = String::new();
-        let mut stderr = self.child.stderr.take().expect("a pipe");
-        within(limit, "the program's end", stderr.read_to_string(&mut log)).await.expect("UTF-8");
+        signal(self.pid(), "TERM");
+        within(limit, "the program's end", &mut self.reading).await.expect("UTF-8");
         let code = within(limit, "an exit code", self.child.wait()).await.expect("it ends").code();
+        let log = self.log();
         Ended { code, log }
+    }
+
+    /// The process, while it lives.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it still runs")
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("a lock").clone()
+    }
+
+    /// Ends it at once.
+    pub async fn kill(&mut self) {
+        in_time("the program's end", self.child.kill()).await.expect("it is killed");
+    }
+
+    /// From here on it does nothing, and keeps its connections.
+    pub fn pause(&self) {
+        signal(self.pid(), "STOP");
+    }
+
+    /// It goes on.
+    pub fn resume(&self) {
+        signal(self.pid(), "CONT");
+    }
+
+    /// Bytes of memory that it has now.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+        1024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
+    }
+}
+
+async fn read(mut stderr: ChildStderr, log: Arc<Mutex<String>>) {
+    let mut piece = vec![0; 8 << 10];
+    // Whole lines come in one piece, so that no character is cut.
+    while let Ok(length @ 1..) = stderr.read(&mut piece).await {
+        log.lock().expect("a lock").push_str(&String::from_utf8_lossy(&piece[..length]));
     }
 }
 

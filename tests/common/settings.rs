@@ -2,11 +2,17 @@
 
 use toml::{Table, Value};
 
+use super::dice;
 use super::sign::{APP, Credentials, OTHER};
 
+/// The URL of a Redis: every broker that does not say what joins it to others is joined by that one,
+/// to nobody. So all tests can be had with its engine.
+pub const ENGINE_VARIABLE: &str = "FANFARE_TEST_REDIS";
+
 /// Two apps on one broker; the changes concern the first.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Settings {
+    cluster: Table,
     server: Table,
     app: Table,
     features: Table,
@@ -25,6 +31,12 @@ impl Settings {
     /// Sets a key of `[server]`.
     pub fn server(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.server.insert(key.into(), value.into());
+        self
+    }
+
+    /// Sets a key of `[cluster]`.
+    pub fn cluster(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.cluster.insert(key.into(), value.into());
         self
     }
 
@@ -86,10 +98,31 @@ impl Settings {
         let mut whole = Table::new();
         whole.insert("webhooks".into(), self.webhooks.clone().into());
         whole.insert("server".into(), server.into());
+        if let Some(cluster) = self.cluster_table() {
+            whole.insert("cluster".into(), cluster.into());
+        }
         whole.insert("admin".into(), admin.into());
         whole.insert("apps".into(), vec![first, second].into());
         toml::to_string(&whole).expect("a table is TOML")
     }
+
+    /// As the test says; otherwise by [`ENGINE_VARIABLE`], under a prefix that nobody else has.
+    fn cluster_table(&self) -> Option<Table> {
+        if !self.cluster.is_empty() {
+            return Some(self.cluster.clone());
+        }
+        let url = std::env::var(ENGINE_VARIABLE).ok().filter(|url| !url.is_empty())?;
+        let mut table = Table::new();
+        table.insert("engine".into(), "redis".into());
+        table.insert("url".into(), url.into());
+        table.insert("prefix".into(), fresh_prefix().into());
+        Some(table)
+    }
+}
+
+/// A prefix that no other broker has.
+pub fn fresh_prefix() -> String {
+    format!("test-{:016x}", dice::fresh())
 }
 
 fn app_table(credentials: Credentials) -> Table {

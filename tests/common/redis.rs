@@ -1,0 +1,320 @@
+//! A redis-server of the test's own on loopback: gone, by its pid, with the value that stands for it.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use super::dice;
+use super::resp::{self, Said};
+use super::{eventually_within, in_time};
+
+/// How long a server may take to begin, or several to find one another.
+const BEGINNING: Duration = Duration::from_secs(20);
+/// Outside of what the kernel gives to clients: a port that is free stays so while a server restarts.
+const PORTS: std::ops::Range<u64> = 10_000..30_000;
+
+/// A server.
+pub struct Redis {
+    pub port: u16,
+    /// Where it listens by TLS, if it does.
+    pub tls_port: Option<u16>,
+    password: Option<String>,
+    folder: PathBuf,
+    args: Vec<String>,
+    child: Child,
+}
+
+impl Redis {
+    /// One that keeps nothing on disk and asks for nothing.
+    pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// One with these arguments besides.
+    pub async fn with(args: &[&str]) -> Self {
+        Self::begin(None, None, args).await
+    }
+
+    /// One that asks for this password.
+    pub async fn with_password(password: &str) -> Self {
+        Self::begin(Some(password), None, &["--requirepass", password]).await
+    }
+
+    /// One that is reached by TLS as well, and the file of the certificates that its own is signed by.
+    pub async fn with_tls() -> (Self, PathBuf) {
+        let folder = fresh_folder();
+        let ca = super::certificates::write(&folder);
+        let file = |name: &str| folder.join(name).display().to_string();
+        let (tls, cert, key, root) = (free_port(), file("cert.pem"), file("key.pem"), file("ca.pem"));
+        let port = tls.to_string();
+        let args = [
+            ["--tls-port", port.as_str()],
+            ["--tls-cert-file", cert.as_str()],
+            ["--tls-key-file", key.as_str()],
+            ["--tls-ca-cert-file", root.as_str()],
+            ["--tls-auth-clients", "no"],
+        ];
+        let mut redis = Self::begin(None, Some(folder), args.as_flattened()).await;
+        redis.tls_port = Some(tls);
+        (redis, ca)
+    }
+
+    async fn begin(password: Option<&str>, folder: Option<PathBuf>, args: &[&str]) -> Self {
+        let folder = folder.unwrap_or_else(fresh_folder);
+        // Somebody else may take the port before the server does.
+        for _ in 0..10 {
+            let port = free_port();
+            let mut args: Vec<_> = args.iter().map(|arg| (*arg).to_owned()).collect();
+            args.extend(["--cluster-port".to_owned(), free_port().to_string()]);
+            let child = spawn(port, &folder, &args);
+            let password = password.map(str::to_owned);
+            let mut redis = Self { port, tls_port: None, password, folder: folder.clone(), args, child };
+            if redis.answers().await {
+                return redis;
+            }
+            // Its drop takes the folder along.
+            std::mem::take(&mut redis.folder);
+        }
+        panic!("redis-server does not start");
+    }
+
+    /// Waits until it is this server that answers; not when it has ended.
+    async fn answers(&mut self) -> bool {
+        let wanted = format!("process_id:{}", self.child.id());
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < BEGINNING && self.child.try_wait().expect("a child").is_none() {
+            if let Ok(Said::Text(info)) = self.try_command(&["INFO", "server"]).await
+                && info.lines().any(|line| line == wanted)
+            {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        false
+    }
+
+    /// How nodes reach it.
+    pub fn url(&self) -> String {
+        match &self.password {
+            Some(password) => format!("redis://:{password}@127.0.0.1:{}", self.port),
+            None => format!("redis://127.0.0.1:{}", self.port),
+        }
+    }
+
+    /// How nodes reach it by TLS.
+    pub fn tls_url(&self) -> String {
+        format!("rediss://localhost:{}", self.tls_port.expect("a server with TLS"))
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends one command on a connection of its own, and returns the answer.
+    pub async fn command(&self, words: &[&str]) -> Said {
+        let said = self.try_command(words).await.expect("the server answers");
+        assert!(!matches!(said, Said::Error(_)), "{words:?}: {said:?}");
+        said
+    }
+
+    /// As [`Redis::command`]; the answer may be an error, or not come.
+    pub async fn try_command(&self, words: &[&str]) -> std::io::Result<Said> {
+        let work = async {
+            let mut stream = TcpStream::connect(self.address()).await?;
+            if let Some(password) = &self.password {
+                resp::ask(&mut stream, &["AUTH", password]).await?;
+            }
+            resp::ask(&mut stream, words).await
+        };
+        in_time("an answer of Redis", work).await
+    }
+
+    /// Adds a user that has to give this password, and may do only this.
+    pub async fn add_user(&self, name: &str, password: &str, may: &[&str]) {
+        let password = format!(">{password}");
+        let words = [&["ACL", "SETUSER", name, "on", password.as_str()], may].concat();
+        self.command(&words).await;
+    }
+
+    /// Forgets everything.
+    pub async fn flush(&self) {
+        self.command(&["FLUSHALL"]).await;
+    }
+
+    /// Ends it at once; what it knew is lost.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Begins it again on the same port, knowing nothing.
+    pub async fn begin_again(&mut self) {
+        self.child = spawn(self.port, &self.folder, &self.args);
+        assert!(self.answers().await, "redis-server does not start again on port {}", self.port);
+    }
+
+    /// Ends it and begins it again, knowing nothing.
+    pub async fn restart_empty(&mut self) {
+        self.kill();
+        self.begin_again().await;
+    }
+
+    /// From here on it does nothing, and keeps its connections.
+    pub fn pause(&self) {
+        signal(self.pid(), "STOP");
+    }
+
+    /// It goes on.
+    pub fn resume(&self) {
+        signal(self.pid(), "CONT");
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+        if !self.folder.as_os_str().is_empty() {
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+}
+
+/// Sends a signal to a process that we have started.
+pub fn signal(pid: u32, name: &str) {
+    let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
+    assert!(sent.is_ok_and(|status| status.success()), "no signal to {pid}");
+}
+
+/// Three masters that share the keys.
+pub struct Cluster {
+    pub masters: Vec<Redis>,
+}
+
+impl Cluster {
+    /// Starts them and waits until they agree.
+    pub async fn start() -> Self {
+        let mut masters = Vec::new();
+        for _ in 0..3 {
+            masters.push(Redis::with(&["--cluster-enabled", "yes"]).await);
+        }
+        let addresses = masters.iter().map(|master| master.address().to_string());
+        let output = tokio::process::Command::new("redis-cli")
+            .args(["--cluster", "create"])
+            .args(addresses)
+            .args(["--cluster-replicas", "0", "--cluster-yes"])
+            .kill_on_drop(true)
+            .output();
+        let output = super::within(BEGINNING, "a cluster", output).await.expect("redis-cli runs");
+        assert!(output.status.success(), "{output:?}");
+        for master in &masters {
+            eventually_within(BEGINNING, "cluster_state:ok", async || {
+                let Said::Text(info) = master.command(&["CLUSTER", "INFO"]).await else { return false };
+                info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+            })
+            .await;
+        }
+        Self { masters }
+    }
+
+    /// How nodes reach it.
+    pub fn url(&self) -> String {
+        let addresses: Vec<_> = self.masters.iter().map(|master| master.address().to_string()).collect();
+        format!("redis-cluster://{}", addresses.join(","))
+    }
+}
+
+/// A server, a copy of it, and a third that says which of the two is to be asked.
+pub struct Sentinel {
+    pub master: Redis,
+    pub replica: Redis,
+    pub sentinel: Redis,
+}
+
+impl Sentinel {
+    /// Starts them and waits until the third knows the other two.
+    pub async fn start() -> Self {
+        let master = Redis::start().await;
+        let port = master.port.to_string();
+        let replica = Redis::with(&["--replicaof", "127.0.0.1", &port]).await;
+        let folder = fresh_folder();
+        let config = format!(
+            "sentinel monitor main 127.0.0.1 {port} 1\nsentinel down-after-milliseconds main 1000\n\
+             sentinel failover-timeout main 4000\n"
+        );
+        std::fs::write(folder.join("sentinel.conf"), config).expect("written");
+        let sentinel = Redis::begin(None, Some(folder), &["--sentinel"]).await;
+        let whole = Self { master, replica, sentinel };
+        eventually_within(BEGINNING, "a sentinel that knows the replica", async || {
+            let linked = whole.replica.command(&["INFO", "replication"]).await;
+            let known = whole.sentinel.command(&["SENTINEL", "replicas", "main"]).await;
+            linked.holds("master_link_status:up") && known.holds(&whole.replica.port.to_string())
+        })
+        .await;
+        whole
+    }
+
+    /// How nodes reach whichever is the master.
+    pub fn url(&self) -> String {
+        format!("redis-sentinel://{}/main", self.sentinel.address())
+    }
+
+    /// Kills the master, and waits until the replica has taken over.
+    pub async fn fail_over(&mut self) {
+        self.master.kill();
+        let port = self.replica.port.to_string();
+        eventually_within(BEGINNING, "a new master", async || {
+            let named = &["SENTINEL", "get-master-addr-by-name", "main"];
+            // A server that changes its part closes its connections.
+            let (Ok(named), Ok(role)) =
+                (self.sentinel.try_command(named).await, self.replica.try_command(&["ROLE"]).await)
+            else {
+                return false;
+            };
+            named.holds(&port) && role.holds("master")
+        })
+        .await;
+    }
+}
+
+fn spawn(port: u16, folder: &Path, args: &[String]) -> Child {
+    let mut command = Command::new("redis-server");
+    let config = folder.join("sentinel.conf");
+    if config.exists() {
+        command.arg(config);
+    }
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir"]).arg(folder);
+    if args.iter().all(|arg| arg != "--sentinel") {
+        command.args(["--save", "", "--appendonly", "no"]);
+    }
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().unwrap_or_else(|error| {
+        panic!("redis-server cannot be started ({error}): install it (Debian: redis-server) or run scripts/test tools")
+    })
+}
+
+/// A port that nobody listens on now.
+fn free_port() -> u16 {
+    let mut dice = dice::Dice::drawn();
+    loop {
+        let port = u16::try_from(PORTS.start + dice.below(PORTS.end - PORTS.start)).expect("a port");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+fn fresh_folder() -> PathBuf {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("fanfare-redis-{}-{number}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    folder
+}
