@@ -9,16 +9,17 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use crate::admin::{self, Admin};
 use crate::apps::Apps;
-use crate::cluster::{Engine, Local};
+use crate::cluster::{Engine, Local, Redis, Site};
 use crate::config::{Config, Listen};
 use crate::hub::{self, Format, FormatId, Hub};
 use crate::idempotency::Idempotency;
 use crate::metrics::Metrics;
+use crate::model::cluster::{EngineKind, OnEngineLoss};
 use crate::model::secret::Secret;
 use crate::model::webhooks::WebhookSettings;
 use crate::pusher::{self, Pusher, PusherFormat, PusherWebhooks, rest};
@@ -44,6 +45,7 @@ pub struct Broker {
     admin_addr: SocketAddr,
     shutdown_grace: Duration,
     sweep_period: Duration,
+    engine_timeout: Duration,
 }
 
 impl Broker {
@@ -61,7 +63,7 @@ impl Broker {
         let public_addrs =
             listeners.iter().map(|listener| listener.tcp.local_addr()).collect::<io::Result<_>>()?;
         let admin_addr = admin_listener.local_addr()?;
-        let pusher = Arc::new(pusher(&config, Arc::new(Local))?);
+        let pusher = Arc::new(pusher(&config, engine(&config)?)?);
         let webhooks = Arc::new(webhooks(&config.webhooks, &pusher)?);
         Ok(Self {
             admin: Arc::new(admin(&config, &pusher, &webhooks)),
@@ -73,6 +75,7 @@ impl Broker {
             admin_addr,
             shutdown_grace: config.server.shutdown_grace,
             sweep_period: liveness::period(config.apps.iter()),
+            engine_timeout: config.cluster.timeout,
         })
     }
 
@@ -95,22 +98,21 @@ impl Broker {
         let (alive, ended) = mpsc::channel::<Infallible>(1);
         // Dropped, and so ended, when this function returns.
         let mut tasks = JoinSet::new();
+        tasks.spawn(admin::serve(self.admin, self.admin_listener));
+        work(&mut tasks, &self.server.pusher, self.sweep_period);
+        tasks.spawn(Arc::clone(&self.webhooks).run());
+        // Whoever is let in earlier finds nobody of other nodes. It is not waited for long: a node alone
+        // is better than none.
+        let _ = timeout(self.engine_timeout, self.server.pusher.hub.engine().joined()).await;
         for listener in self.listeners {
             tasks.spawn(server::accept(Arc::clone(&self.server), listener, stopped.clone(), alive.clone()));
         }
-        tasks.spawn(admin::serve(self.admin, self.admin_listener));
-        let pusher = &self.server.pusher;
-        let (sockets, period) = (Arc::clone(&pusher.sockets), self.sweep_period);
-        tasks.spawn(forever("liveness", move || liveness::sweep(Arc::clone(&sockets), period)));
-        let expiring = Arc::clone(pusher);
-        tasks.spawn(forever("expiry", move || expire(Arc::clone(&expiring))));
-        let hub = Arc::clone(&pusher.hub);
-        tasks.spawn(forever("agenda", move || hub::keep_agenda(Arc::clone(&hub))));
-        tasks.spawn(Arc::clone(&self.webhooks).run());
         stop.await;
         let deadline = Instant::now() + self.shutdown_grace;
         self.webhooks.hurry();
         let clean = server::drain(&self.server, &stopping, alive, ended, self.shutdown_grace).await;
+        // Now that nobody is here, the other nodes are told so.
+        let _ = timeout_at(deadline, self.server.pusher.hub.engine().leave()).await;
         // Only now is all told: sockets that end have something to tell.
         let webhook_events = self.webhooks.drain(deadline).await;
         let sockets = self.server.pusher.sockets.count();
@@ -125,6 +127,21 @@ impl Broker {
             || io::Error::new(io::ErrorKind::TimedOut, "sockets were still open at the end of the grace");
         if clean { Ok(()) } else { Err(late()) }
     }
+}
+
+/// What is done besides serving.
+fn work(tasks: &mut JoinSet<()>, pusher: &Arc<Pusher>, sweep_period: Duration) {
+    let sockets = Arc::clone(&pusher.sockets);
+    tasks.spawn(forever("liveness", move || liveness::sweep(Arc::clone(&sockets), sweep_period)));
+    let expiring = Arc::clone(pusher);
+    tasks.spawn(forever("expiry", move || expire(Arc::clone(&expiring))));
+    let hub = Arc::clone(&pusher.hub);
+    tasks.spawn(forever("agenda", move || hub::keep_agenda(Arc::clone(&hub))));
+    let hub = Arc::clone(&pusher.hub);
+    tasks.spawn(forever("engine", move || {
+        let site: Arc<dyn Site> = Arc::clone(&hub) as _;
+        Arc::clone(hub.engine()).run(site)
+    }));
 }
 
 fn server(config: &Config, pusher: Arc<Pusher>) -> Server {
@@ -147,7 +164,7 @@ fn admin(config: &Config, pusher: &Pusher, webhooks: &Arc<Webhooks>) -> Admin {
         hub: Arc::clone(&pusher.hub),
         sockets: Arc::clone(&pusher.sockets),
         idempotency: Arc::clone(&pusher.idempotency),
-        engine: Arc::new(crate::cluster::Local),
+        engine: Arc::clone(pusher.hub.engine()),
         webhooks: Arc::clone(webhooks),
         metrics: Arc::clone(&pusher.metrics),
         token: Some(&config.admin.token).filter(|token| !token.is_empty()).map(Secret::new),
@@ -170,7 +187,7 @@ fn pusher(config: &Config, engine: Arc<dyn Engine>) -> io::Result<Pusher> {
         max_queue_bytes: config.server.max_queue_bytes,
         queue_timeout: config.server.queue_timeout,
         max_cache_bytes: config.server.max_cache_bytes,
-        refuse_when_away: false,
+        refuse_when_away: config.cluster.on_engine_loss == OnEngineLoss::Refuse,
     };
     let formats: Arc<[Box<dyn Format>]> =
         Framing::ALL.into_iter().map(|framing| Box::new(PusherFormat(framing)) as Box<dyn Format>).collect();
@@ -188,6 +205,14 @@ fn pusher(config: &Config, engine: Arc<dyn Engine>) -> io::Result<Pusher> {
             subscription_errors: config.server.subscription_errors,
         },
         first_format: FIRST_FORMAT,
+    })
+}
+
+/// What joins this node to others.
+fn engine(config: &Config) -> io::Result<Arc<dyn Engine>> {
+    Ok(match config.cluster.engine {
+        EngineKind::Local => Arc::new(Local),
+        EngineKind::Redis => Arc::new(Redis::new(&config.cluster)?),
     })
 }
 

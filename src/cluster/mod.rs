@@ -6,10 +6,13 @@
 //! the others on the topics that it listens to, from a snapshot and the numbered changes after it.
 //! A share is kept as long as its node renews its lease, and withdrawn by the others afterwards.
 //!
-//! Reading order: this file (the words) → `local` (a node by itself) → `following` (of the others).
+//! Reading order: this file (the words) → `local` (a node by itself) → `following` (of the others) →
+//! `envelope` (an event between nodes) → `redis` (nodes joined by Redis).
 
+mod envelope;
 mod following;
 mod local;
+mod redis;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,6 +21,7 @@ use std::time::Duration;
 
 pub use self::following::{Following, Next};
 pub use self::local::Local;
+pub use self::redis::Redis;
 
 use crate::model::app::AppId;
 use crate::model::channel::ChannelName;

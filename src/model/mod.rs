@@ -5,6 +5,7 @@ pub mod channel;
 pub mod clock;
 pub mod close;
 pub mod cluster;
+pub mod cluster_url;
 pub mod event;
 pub mod member;
 pub mod quoted;

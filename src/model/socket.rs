@@ -21,6 +21,17 @@ impl SocketId {
         Ok(Self(half(random >> 32) << 32 | half(random)))
     }
 
+    /// The id as one number, for other nodes.
+    pub fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// The id that [`Self::to_bits`] gave; `None` for what no socket's can be.
+    pub fn from_bits(bits: u64) -> Option<Self> {
+        let half = |half: u64| (1..=0x7fff_ffff).contains(&half);
+        (half(bits >> 32) && half(bits & 0xffff_ffff)).then_some(Self(bits))
+    }
+
     fn halves(self) -> (u64, u64) {
         (self.0 >> 32, self.0 & 0xffff_ffff)
     }
