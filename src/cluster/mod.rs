@@ -69,6 +69,8 @@ pub struct Share {
     /// Somebody is told what becomes true of this channel, see [`Fact`]: departures that long
     /// afterwards, unless they are taken back.
     pub told_after: Option<Duration>,
+    /// How many subscribers there are is told, too.
+    pub counted: bool,
 }
 
 /// A member on a node's sockets.

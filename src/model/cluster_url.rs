@@ -75,8 +75,10 @@ impl EngineUrl {
                         percent-encoded"
                 .to_owned());
         }
-        // A password may hold slashes only if they are encoded.
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if path.contains('@') {
+            return Err("has a slash before an @: in a password it is written %2F, and an @ %40".to_owned());
+        }
         let (credentials, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
         let (user, password) = credentials_of(credentials)?;
         let default_port = if sentinel { 26379 } else { 6379 };
@@ -186,7 +188,7 @@ mod tests {
             ("redis://me@h", "names a user without a password"),
             ("redis://:%ff@h", "not UTF-8"),
             ("redis://[::1]x", "odd"),
-            ("redis://:hush/hush@h", "has a port"),
+            ("redis://:hush/hush@h", "written %2F"),
             ("redis://:hush?@h", "no query"),
             ("redis-sentinel://h", "the name of the service"),
             ("redis-sentinel://h/a/b", "the name of the service"),

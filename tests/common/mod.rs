@@ -18,9 +18,11 @@ pub mod proxy;
 pub mod raw;
 pub mod receiver;
 pub mod redis;
+pub mod redis_server;
 pub mod resp;
 pub mod settings;
 pub mod sign;
+pub mod site;
 pub mod users;
 
 use std::future::Future;

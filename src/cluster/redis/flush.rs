@@ -130,7 +130,7 @@ impl Flush {
         let former = if *whole { self.link.former_in(place.partition) } else { String::new() };
         let window = millis(self.engine.settling());
         let count = share.count.to_string();
-        let told = told(topic, share);
+        let told = told(share);
         let cached = share.cached.as_ref().map(|(event, keep)| {
             let (Topic::Channel(app, _) | Topic::User(app, _)) = topic;
             (millis(*keep), seal_event(self.link.node, app, event))
@@ -180,10 +180,9 @@ impl Flush {
 }
 
 /// What is to be told of the topic, as the script takes it.
-fn told(topic: &Topic, share: &Share) -> String {
+fn told(share: &Share) -> String {
     let Some(delay) = share.told_after else { return String::new() };
-    let counted = matches!(topic, Topic::Channel(_, name) if name.kind().is_counted());
-    format!("{}{}", delay.as_millis(), if counted { "n" } else { "" })
+    format!("{}{}", delay.as_millis(), if share.counted { "n" } else { "" })
 }
 
 fn member(holding: &Holding) -> [String; 4] {

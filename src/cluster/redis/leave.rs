@@ -20,6 +20,7 @@ pub(super) async fn leave(engine: &Redis) {
         // A link that is lost just now leaves its lease to run out.
         let _ = leave_link(engine, &link).await;
         link.stop.notify_one();
+        link.caller.lost().await;
     }
     engine.left.notify_one();
 }

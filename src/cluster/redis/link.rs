@@ -179,13 +179,19 @@ async fn register(engine: &Redis, link: &Link) -> Result<(), Gone> {
         let former = engine.former.lock()[partition].clone();
         let (old, recent) = former.split_at(former.len().saturating_sub(FORMER));
         let (old, recent) = (names(old), names(recent));
-        let args = [&link.name, &lease, &world, &recent, &old].map(|arg| arg.as_bytes());
+        let known = engine.worlds.lock()[partition].clone();
+        let args = [&link.name, &lease, &world, &recent, &old, &known].map(|arg| arg.as_bytes());
         run(&mut batch, &link.scripts.register, &engine.tags[partition], &args);
         replaced.push(recent);
     }
     // Before the answer: it may be lost, and what it would have entered is to be replaced as well.
     engine.was_called(link);
-    link.caller.call(batch).await?;
+    let replies = link.caller.call(batch).await?;
+    for (&partition, reply) in link.partitions.iter().zip(&replies) {
+        if let Some([_, world]) = reply.list() {
+            engine.worlds.lock()[partition] = world.text().unwrap_or_default().to_owned();
+        }
+    }
     *link.former.lock() = replaced;
     Ok(())
 }

@@ -70,6 +70,8 @@ pub struct Redis {
     routes: RwLock<Vec<Option<Arc<Link>>>>,
     /// What this node was called in each partition, where it may still hold something by that name.
     former: Mutex<Vec<Vec<NodeId>>>,
+    /// The world that was found in each partition last.
+    worlds: Mutex<Vec<String>>,
     site: OnceLock<Arc<dyn Site>>,
     /// Bytes of events that wait.
     queued: AtomicUsize,
@@ -109,6 +111,7 @@ impl Redis {
             drawn: AtomicU64::new(0),
             routes: RwLock::new(vec![None; PARTITIONS]),
             former: Mutex::new(vec![Vec::new(); PARTITIONS]),
+            worlds: Mutex::new(vec![String::new(); PARTITIONS]),
             site: OnceLock::new(),
             queued: AtomicUsize::new(0),
             full: AtomicBool::new(false),

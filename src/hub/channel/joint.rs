@@ -138,7 +138,7 @@ impl Channel {
         let mut state = self.state.lock();
         let cached = state.cached.as_deref().filter(|_| whole).and_then(Cached::left);
         let members = state.holdings(whole);
-        let subscribers = state.subscribers;
+        let (subscribers, counted) = (state.subscribers, state.is_counted());
         let joint = state.joint.get_or_insert_default();
         if whole {
             joint.following.lose();
@@ -155,7 +155,7 @@ impl Channel {
         let snapshot = count > 0 && !joint.following.is_live();
         let observer = app.observer.get().filter(|_| self.name.kind().is_listed());
         let told_after = observer.map(|observer| observer.departures_after());
-        Share { stamp, listens: count > 0, count, members, snapshot, cached, told_after }
+        Share { stamp, listens: count > 0, count, members, snapshot, cached, told_after, counted }
     }
 
     /// A share has been written: whoever was in it comes in, as soon as this node knows enough.
@@ -348,6 +348,12 @@ impl Channel {
 }
 
 impl State {
+    /// Somebody is told how many subscribers there are, or will be.
+    fn is_counted(&self) -> bool {
+        let newcomers = self.joint.iter().flat_map(|joint| &joint.newcomers);
+        self.counting.is_some() || newcomers.into_iter().any(|newcomer| newcomer.terms.counted)
+    }
+
     /// Members that have come or gone since the share was written last; or all there are.
     fn holdings(&mut self, whole: bool) -> Vec<Holding> {
         let joint = self.joint.get_or_insert_default();

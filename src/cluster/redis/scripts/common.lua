@@ -98,7 +98,8 @@ local function tell(x)
     if x.was[user] == 0 and is == 1 then arrived(x, '=' .. user) end
     if x.was[user] == 1 and is == 0 then left(x, '=' .. user, delay) end
   end
-  if x.before > 0 and x.sum == 0 then left(x, '', delay) end
+  -- A little later: the last member leaves before its channel is vacated.
+  if x.before > 0 and x.sum == 0 then left(x, '', delay + 1) end
   if counted == 'n' and x.before ~= x.sum then
     hook('N' .. str(x.K), (x.sum > 100) and (now + 5000) or now)
   end

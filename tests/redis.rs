@@ -1,0 +1,306 @@
+//! What is Redis's own about the engine that joins nodes by it: how it is found and signed in to, and
+//! what becomes of nodes when it is lost or forgets.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::redis_server::{RedisServer, cluster, folder, free_port};
+use common::site::{LIMIT, Node, channel};
+use common::{eventually_within, within};
+use fanfare::cluster::{Engine, Redis};
+use fanfare::model::cluster::{ClusterSettings, EngineKind};
+
+const KEEP: Option<Duration> = Some(Duration::from_secs(60));
+
+fn settings(url: &str) -> ClusterSettings {
+    ClusterSettings {
+        engine: EngineKind::Redis,
+        url: url.to_owned(),
+        prefix: "test".to_owned(),
+        lease: Duration::from_secs(2),
+        timeout: Duration::from_secs(1),
+        ..ClusterSettings::default()
+    }
+}
+
+fn engine(settings: &ClusterSettings) -> Arc<dyn Engine> {
+    Arc::new(Redis::new(settings).expect("an engine"))
+}
+
+async fn two(settings: &ClusterSettings) -> [Node; 2] {
+    [Node::start(engine(settings), None).await, Node::start(engine(settings), None).await]
+}
+
+/// Two nodes that do what nodes do, in topics of every partition.
+async fn works(nodes: &[Node; 2], names: &str) {
+    let [a, b] = nodes;
+    for number in 0..64 {
+        let topic = channel(&format!("presence-{names}-{number}"));
+        a.join(&topic, "ann", None);
+        b.join(&topic, "bob", None);
+    }
+    for number in 0..64 {
+        let topic = channel(&format!("presence-{names}-{number}"));
+        for node in nodes {
+            node.knows(&topic, "both", |known| known.total() == 2 && known.users().len() == 2).await;
+        }
+        a.publish(&topic, "plain", None);
+        a.publish(&topic, "cached", KEEP);
+        b.knows(&topic, "two events", |known| known.events == ["plain", "cached"]).await;
+    }
+    let (app, prefix) = ("app".into(), format!("presence-{names}"));
+    let list = within(LIMIT, "a list", a.engine.occupied(&app, &prefix, true)).await;
+    assert_eq!(list.expect("reached").len(), 64);
+    nodes.iter().for_each(Node::nothing_was_wrong);
+}
+
+async fn is_back(nodes: &[Node]) {
+    for node in nodes {
+        eventually_within(LIMIT, "it is back", async || node.engine.report().away.is_none()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_redis_forgets_is_written_again() {
+    let server = RedisServer::start().await;
+    let nodes = two(&settings(&server.url())).await;
+    works(&nodes, "a").await;
+    server.cli(&["FLUSHALL"]);
+    for node in &nodes {
+        eventually_within(LIMIT, "it has noticed", async || node.engine.report().losses > 0).await;
+    }
+    is_back(&nodes).await;
+    for number in 0..64 {
+        let topic = channel(&format!("presence-a-{number}"));
+        eventually_within(LIMIT, "both are there", async || {
+            let seen = nodes[0].engine.look(&topic, true).await;
+            seen.is_ok_and(|seen| seen.subscriptions == 2 && seen.user_count == 2)
+        })
+        .await;
+        for node in &nodes {
+            node.knows(&topic, "both", |k| k.total() == 2 && k.users().len() == 2 && k.version.is_some())
+                .await;
+        }
+    }
+    works(&nodes, "b").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_comes_back_is_not_seen_to_have_gone() {
+    let server = RedisServer::start().await;
+    let nodes = two(&settings(&server.url())).await;
+    let other = Node::start(engine(&settings(&server.url())), None).await;
+    let room = channel("presence-room");
+    nodes[0].join(&room, "ann", None);
+    nodes[0].settled(&room).await;
+    // By another name for the connection, so that only the others are cut.
+    let ids = |text: &str| -> Vec<String> {
+        let names = text.lines().filter(|line| line.contains("name=fanfare"));
+        names.map(|line| line.split([' ', '=']).nth(1).expect("an id").to_owned()).collect()
+    };
+    let cut = ids(&server.cli(&["CLIENT", "LIST"]));
+    let observer = Node::start(engine(&settings(&server.url())), None).await;
+    observer.listen(&room);
+    observer.knows(&room, "ann", |known| known.total() == 1).await;
+    for round in 1..=5_u64 {
+        let now = if round == 1 { cut.clone() } else { ids(&server.cli(&["CLIENT", "LIST"])) };
+        let own = observer.engine.report().losses;
+        for id in &now {
+            server.cli(&["CLIENT", "KILL", "ID", id]);
+        }
+        for node in &nodes {
+            eventually_within(LIMIT, "it is lost", async || node.engine.report().losses >= round).await;
+        }
+        is_back(&nodes).await;
+        nodes[0].settled(&room).await;
+        is_back(std::slice::from_ref(&observer)).await;
+        observer.settled(&room).await;
+        observer.knows(&room, "ann is here", |k| k.total() == 1 && k.members["ann"].len() == 1).await;
+        assert!(round > 1 || observer.engine.report().losses == own, "the observer was not cut");
+        assert_eq!(observer.known(&room, |known| (known.removals, known.additions)), (0, 0));
+    }
+    observer.nothing_was_wrong();
+    let seen = within(LIMIT, "a look", other.engine.look(&room, true)).await.expect("reached");
+    assert_eq!((seen.subscriptions, seen.user_count), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stands_still_is_away_until_it_goes_on() {
+    let server = RedisServer::start().await;
+    let nodes = two(&settings(&server.url())).await;
+    works(&nodes, "a").await;
+    server.signal("-STOP");
+    let topic = channel("presence-a-1");
+    for node in &nodes {
+        eventually_within(LIMIT, "it is away", async || node.engine.is_away(&topic)).await;
+        assert!(node.engine.look(&topic, false).await.is_err());
+        assert!(node.engine.occupied(&"app".into(), "", false).await.is_err());
+        node.publish(&topic, "lost", None);
+        assert!(node.engine.report().unsent > 0 && node.engine.report().gaps >= 64);
+    }
+    server.signal("-CONT");
+    is_back(&nodes).await;
+    works(&nodes, "b").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn prefixes_and_databases_never_meet() {
+    let server = RedisServer::start().await;
+    let other = ClusterSettings { prefix: "test2".to_owned(), ..settings(&server.url()) };
+    let second = settings(&format!("{}/1", server.url()));
+    let room = channel("presence-room");
+    let mut nodes = Vec::new();
+    for settings in [&settings(&server.url()), &other, &second] {
+        let node = Node::start(engine(settings), None).await;
+        node.join(&room, "u", None);
+        node.settled(&room).await;
+        node.publish(&room, "hello", KEEP);
+        node.settled(&room).await;
+        nodes.push(node);
+    }
+    for node in &nodes {
+        let seen = within(LIMIT, "a look", node.engine.look(&room, true)).await.expect("reached");
+        assert_eq!((seen.subscriptions, seen.user_count), (1, 1));
+        assert_eq!(node.engine.report().received, 0);
+        assert_eq!(node.known(&room, |known| known.counts.len()), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signs_in_and_never_says_the_password() {
+    let server = RedisServer::start_signed("hush").await;
+    let rules =
+        ["ACL", "SETUSER", "fan", "on", ">pw/1", "~{test:*", "&{test:*", "+@all", "-@admin", "-@dangerous"];
+    assert!(server.cli(&rules).contains("OK"));
+    let url = |who: &str| format!("redis://{who}@127.0.0.1:{}", server.port);
+    works(&two(&settings(&url(":hush"))).await, "a").await;
+    works(&two(&settings(&url("fan:pw%2F1"))).await, "b").await;
+    let stranger = Node::begin(engine(&settings(&url("fan:wrongpw"))), None);
+    eventually_within(LIMIT, "it is refused", async || {
+        stranger.engine.report().away.is_some_and(|why| why.contains("WRONGPASS"))
+    })
+    .await;
+    assert!(!format!("{:?}", stranger.engine.report()).contains("wrongpw"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reaches_it_by_tls() {
+    let files = folder();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let write = |name: &str, text: String| -> PathBuf {
+        let path = files.join(name);
+        std::fs::write(&path, text).expect("written");
+        path
+    };
+    let cert = write("cert.pem", made.cert.pem());
+    let key = write("key.pem", made.signing_key.serialize_pem());
+    let (port, paths) = (free_port(), [cert.display().to_string(), key.display().to_string()]);
+    let port_text = port.to_string();
+    let args = [
+        "--port",
+        "0",
+        "--tls-port",
+        &port_text,
+        "--tls-cert-file",
+        &paths[0],
+        "--tls-key-file",
+        &paths[1],
+        "--tls-ca-cert-file",
+        &paths[0],
+        "--tls-auth-clients",
+        "no",
+    ];
+    let _server = RedisServer::run(port, files, &args, &["--tls", "--insecure"]).await;
+    let url = format!("rediss://localhost:{port}");
+    let trusting = ClusterSettings { ca: Some(cert), ..settings(&url) };
+    works(&two(&trusting).await, "a").await;
+    let doubting = Node::begin(engine(&settings(&url)), None);
+    eventually_within(LIMIT, "it is refused", async || {
+        doubting.engine.report().away.is_some_and(|why| why.contains("TLS"))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn spreads_over_a_cluster_and_follows_it() {
+    let mut servers = cluster().await;
+    // The first named is nobody.
+    let url = format!("redis-cluster://127.0.0.1:{},127.0.0.1:{}", free_port(), servers[0].port);
+    let nodes = two(&settings(&url)).await;
+    works(&nodes, "a").await;
+    for server in &servers {
+        assert!(server.cli(&["PUBSUB", "SHARDCHANNELS"]).lines().count() > 10);
+    }
+    // Slots move: redis-cli moves them with their keys.
+    let id = |server: &RedisServer| server.cli(&["CLUSTER", "MYID"]).trim().to_owned();
+    let (from, to) = (id(&servers[0]), id(&servers[1]));
+    let address = format!("127.0.0.1:{}", servers[0].port);
+    servers[0].cli(&[
+        "--cluster",
+        "reshard",
+        &address,
+        "--cluster-from",
+        &from,
+        "--cluster-to",
+        &to,
+        "--cluster-slots",
+        "5461",
+        "--cluster-yes",
+    ]);
+    for node in &nodes {
+        eventually_within(LIMIT, "it has noticed", async || node.engine.report().losses > 0).await;
+    }
+    is_back(&nodes).await;
+    works(&nodes, "b").await;
+    for number in 0..64 {
+        let topic = channel(&format!("presence-a-{number}"));
+        for node in &nodes {
+            node.knows(&topic, "still both", |k| k.total() == 2 && k.version.is_some()).await;
+        }
+    }
+    // One master goes: the others serve on.
+    servers[2].kill();
+    let away =
+        |node: &Node| (0..64).filter(|n| node.engine.is_away(&channel(&format!("presence-a-{n}")))).count();
+    for node in &nodes {
+        eventually_within(LIMIT, "a part is away", async || (1..64).contains(&away(node))).await;
+        assert!(node.engine.report().away.is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn follows_sentinels_to_the_new_master() {
+    let mut master = RedisServer::start().await;
+    let port = master.port.to_string();
+    let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port]).await;
+    eventually_within(LIMIT, "it follows", async || {
+        replica.cli(&["INFO", "replication"]).contains("master_link_status:up")
+    })
+    .await;
+    let (files, at) = (folder(), free_port());
+    let text = format!(
+        "port {at}\nsentinel monitor main 127.0.0.1 {port} 1\nsentinel down-after-milliseconds main 500\n\
+         sentinel failover-timeout main 2000\n"
+    );
+    let path = files.join("sentinel.conf");
+    std::fs::write(&path, text).expect("written");
+    let path = path.display().to_string();
+    let sentinel = RedisServer::run(at, files, &[&path, "--sentinel"], &[]).await;
+    eventually_within(LIMIT, "it knows the replica", async || {
+        sentinel.cli(&["SENTINEL", "REPLICAS", "main"]).contains(&replica.port.to_string())
+    })
+    .await;
+    let url = format!("redis-sentinel://127.0.0.1:{},127.0.0.1:{at}/main", free_port());
+    let nodes = two(&settings(&url)).await;
+    works(&nodes, "a").await;
+    master.kill();
+    for node in &nodes {
+        eventually_within(LIMIT, "it has noticed", async || node.engine.report().losses > 0).await;
+    }
+    within(LIMIT, "it is back", is_back(&nodes)).await;
+    works(&nodes, "b").await;
+}
