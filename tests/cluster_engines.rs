@@ -74,8 +74,8 @@ async fn a_redis_by_tls() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_nobody_trusts() {
-    let (redis, _) = Redis::with_tls().await;
-    let mut nodes = Nodes::none(settings());
+    let ((redis, _), (_other, ca)) = (Redis::with_tls().await, Redis::with_tls().await);
+    let mut nodes = Nodes::none(settings().cluster("ca", ca.display().to_string()));
     let reason = nodes.add(&redis.tls_url()).await.unready().await;
     assert!(reason.to_lowercase().contains("certificate"), "{reason}");
 }

@@ -70,32 +70,7 @@ async fn a_user_comes_and_goes(make: Make<'_>, rounds: u32) {
     let room = channel("presence-busy");
     nodes[2].listen(&room);
     nodes[2].knows(&room, "it listens", |known| known.version.is_some()).await;
-    let mut here = [false; 2];
-    let mut random = 0x2545_f491_4f6c_dd1d_u64;
-    for round in 0..rounds {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        let at = (random % 2) as usize;
-        if here[at] {
-            nodes[at].part(&room, "u")
-        } else {
-            nodes[at].join(&room, "u", None)
-        }
-        here[at] = !here[at];
-        match random >> 8 & 7 {
-            0..3 => nodes[at].settled(&room).await,
-            3 => nodes[0].settled(&room).await,
-            _ if round % 2 == 0 => tokio::task::yield_now().await,
-            _ => {}
-        }
-    }
-    for at in 0..2 {
-        if here[at] {
-            nodes[at].part(&room, "u");
-        }
-        nodes[at].settled(&room).await;
-    }
+    come_and_go(&nodes, &room, rounds).await;
     for node in &nodes {
         node.knows(&room, "u is gone", |known| known.total() == 0 && known.users().is_empty()).await;
         node.nothing_was_wrong();
@@ -109,11 +84,38 @@ async fn a_user_comes_and_goes(make: Make<'_>, rounds: u32) {
         let first = matches!(fact, Fact::MemberAdded(_));
         assert_eq!(first, at % 2 == 0, "fact {at} of {}", told.len());
     }
-    println!(
-        "{rounds} rounds: {} facts, {} changes of the set",
-        told.len(),
-        nodes[2].known(&room, |known| known.additions + known.removals)
-    );
+    let changes = nodes[2].known(&room, |known| known.additions + known.removals);
+    println!("{rounds} rounds: {} facts, {changes} changes of the set", told.len());
+}
+
+/// One user, at either of two nodes or both, sometimes awaited and sometimes not.
+async fn come_and_go(nodes: &[Node; 3], room: &Topic, rounds: u32) {
+    let mut here = [false; 2];
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    for round in 0..rounds {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let at = (random % 2) as usize;
+        if here[at] {
+            nodes[at].part(room, "u")
+        } else {
+            nodes[at].join(room, "u", None)
+        }
+        here[at] = !here[at];
+        match random >> 8 & 7 {
+            0..3 => nodes[at].settled(room).await,
+            3 => nodes[0].settled(room).await,
+            _ if round % 2 == 0 => tokio::task::yield_now().await,
+            _ => {}
+        }
+    }
+    for (node, here) in nodes.iter().zip(here) {
+        if here {
+            node.part(room, "u");
+        }
+        node.settled(room).await;
+    }
 }
 
 async fn a_full_topic_refuses(make: Make<'_>) {
@@ -196,6 +198,27 @@ async fn events_reach_who_listens(make: Make<'_>) {
     assert_eq!((c.engine.report().received, c.engine.report().received_bytes), (0, 0));
     assert_eq!((a.engine.report().received, a.engine.report().published), (4000, 4000));
     assert_eq!(a.engine.report().queued_bytes, 0);
+}
+
+async fn a_channel_without_space_holds_up_others_once(make: Make<'_>) {
+    let [a, b, _] = three(make, None).await;
+    let (full, free) = (channel("full"), channel("free"));
+    for topic in [&full, &free] {
+        b.listen(topic);
+        b.settled(topic).await;
+    }
+    b.site.state.lock().full.insert("full".to_owned());
+    for number in 0..100 {
+        a.publish(&full, &number.to_string(), None);
+    }
+    a.settled(&full).await;
+    a.publish(&free, "x", None);
+    b.knows(&free, "the other channel goes on", |known| known.events == ["x"]).await;
+    common::eventually_within(LIMIT, "they are dropped", async || b.engine.report().dropped == 100).await;
+    assert_eq!(b.engine.report().losses, 0);
+    b.site.state.lock().full.clear();
+    a.publish(&full, "y", None);
+    b.knows(&full, "it goes on as well", |known| known.events.contains(&"y".to_owned())).await;
 }
 
 async fn facts_are_told_once(make: Make<'_>) {
@@ -283,6 +306,7 @@ async fn suite(make: &dyn Fn(&str) -> Arc<dyn Engine>) {
     a_user_comes_and_goes(&|| make("busy"), 1000).await;
     a_full_topic_refuses(&|| make("full")).await;
     events_reach_who_listens(&|| make("events")).await;
+    a_channel_without_space_holds_up_others_once(&|| make("space")).await;
     facts_are_told_once(&|| make("facts")).await;
     lists_and_orders(&|| make("lists")).await;
     a_dead_node_is_withdrawn_once(&|| make("dead")).await;
@@ -315,6 +339,7 @@ on_one_server!(
     a_full_topic_refuses,
     a_dead_node_is_withdrawn_once,
     events_reach_who_listens,
+    a_channel_without_space_holds_up_others_once,
     facts_are_told_once,
     who_leaves_is_gone_and_the_last_tells,
     lists_and_orders,

@@ -10,14 +10,13 @@ use fanfare::cluster::{
     Written,
 };
 use fanfare::model::app::AppId;
-use fanfare::model::channel::ChannelName;
-use fanfare::model::event::{Body, Event, EventId, Origin};
 use fanfare::model::member::Member;
-use fanfare::model::quoted::Quoted;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use super::topics::channel;
+use super::topics::{data, event};
 use super::within;
 
 pub const LIMIT: Duration = Duration::from_secs(20);
@@ -92,10 +91,12 @@ impl Known {
         }
         self.version = Some(version);
         self.counts = snapshot.counts.into_iter().collect();
-        self.members.clear();
+        let before = std::mem::take(&mut self.members);
         for (node, member) in snapshot.members {
             self.members.entry(member.user_id.to_string()).or_default().insert(node);
         }
+        self.removals += before.keys().filter(|user| !self.members.contains_key(*user)).count();
+        self.additions += self.members.keys().filter(|user| !before.contains_key(*user)).count();
         if let Some((event, _)) = snapshot.cached {
             self.cached = Some(data(&event));
         }
@@ -129,6 +130,10 @@ pub struct State {
     pub orders: Vec<Order>,
     pub cut_offs: usize,
     pub wrong: Vec<String>,
+    /// Channels that never have space.
+    pub full: BTreeSet<String>,
+    /// Times that the engine's queue had space again.
+    pub spaces: usize,
     stamp: u64,
 }
 
@@ -144,27 +149,6 @@ pub struct FakeSite {
     bell: watch::Sender<u64>,
     engine: Arc<dyn Engine>,
     told_after: Option<Duration>,
-}
-
-pub fn channel(name: &str) -> Topic {
-    Topic::Channel("app".into(), ChannelName::parse(name, 200).expect("a name"))
-}
-
-fn data(event: &Event) -> String {
-    let Body::Message { data, .. } = &event.body else { panic!("{event:?}") };
-    serde_json::from_slice(data.as_bytes()).expect("JSON")
-}
-
-pub fn event(topic: &Topic, text: &str) -> Event {
-    let Topic::Channel(_, channel) = topic else { panic!("{topic:?}") };
-    Event {
-        id: EventId { broker: 1, number: 1 },
-        timestamp_ms: 1,
-        channel: channel.clone(),
-        origin: Origin::Api,
-        except: None,
-        body: Body::Message { name: Quoted::from_text("e"), data: Quoted::from_text(text), user_id: None },
-    }
 }
 
 impl Node {
@@ -365,11 +349,18 @@ impl Site for FakeSite {
         self.ring();
     }
 
-    fn space<'a>(&'a self, _: &'a Topic) -> Waiting<'a, ()> {
+    fn space<'a>(&'a self, topic: &'a Topic) -> Waiting<'a, ()> {
+        let Topic::Channel(_, name) = topic else { panic!("{topic:?}") };
+        if self.state.lock().full.contains(name.as_str()) {
+            return Box::pin(std::future::pending());
+        }
         Box::pin(std::future::ready(()))
     }
 
-    fn space_made(&self) {}
+    fn space_made(&self) {
+        self.state.lock().spaces += 1;
+        self.ring();
+    }
 
     fn told(&self, topic: &Topic, fact: Fact) {
         self.state.lock().facts.push((topic.clone(), fact));

@@ -114,8 +114,7 @@ impl Connection {
     /// Sends commands and waits for their replies, none of which may be an error.
     pub(super) async fn ask(&mut self, batch: &Batch, limit: Duration) -> Result<Vec<Reply>, Lost> {
         self.writer.send(&batch.bytes).await?;
-        let replies = self.reader.replies(batch.commands);
-        timeout(limit, replies).await.map_err(|_| "no answer in time".to_owned())?
+        self.reader.replies(batch.commands, limit).await
     }
 }
 
@@ -134,10 +133,12 @@ impl Reader {
         }
     }
 
-    async fn replies(&mut self, count: usize) -> Result<Vec<Reply>, Lost> {
+    /// The next replies, none of which may be an error, or take longer than the limit.
+    async fn replies(&mut self, count: usize, limit: Duration) -> Result<Vec<Reply>, Lost> {
         let mut replies = Vec::with_capacity(count);
         while replies.len() < count {
-            match self.next().await? {
+            let next = timeout(limit, self.next()).await;
+            match next.map_err(|_| "no answer in time".to_owned())?? {
                 Reply::Error(error) => return Err(error),
                 // Nothing on such a connection asks for one.
                 Reply::Push(_) => {}
@@ -229,11 +230,10 @@ async fn serve(
                     Err(lost) => return lost,
                 },
             };
-            match timeout(limit, reader.replies(count)).await {
+            match reader.replies(count, limit).await {
                 // The caller may have given up.
-                Ok(Ok(replies)) => drop(answer.send(replies)),
-                Ok(Err(lost)) => return lost,
-                Err(_) => return "no answer in time".to_owned(),
+                Ok(replies) => drop(answer.send(replies)),
+                Err(lost) => return lost,
             }
         }
     };

@@ -86,7 +86,7 @@ async fn beat(
     }
     link.telling.store(telling, Ordering::Release);
     link.nudge.notify_one();
-    link.listener.ping().await?;
+    link.listener.ping();
     publisher.call(Batch::one(&[b"PING"])).await?;
     Ok(None)
 }

@@ -1,5 +1,6 @@
 //! The connection that listens: what other nodes' events and changes come by.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub(super) const ORDERS: &str = "orders";
 pub(super) const NUDGE: &str = "nudge";
 /// How long an event waits for space in its channel.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Channels without space that are remembered; others are waited for each time.
+const MOST_STUCK: usize = 1024;
 /// Requests that wait to be sent, and as many that are not answered; who has another waits.
 const WAITING: usize = 64;
 
@@ -52,8 +55,10 @@ impl Listener {
     }
 
     /// Has the connection tried, without waiting for it: it is lost if there is no answer.
-    pub(super) async fn ping(&self) -> Result<(), Gone> {
-        self.ask(Kind::Ping, vec![String::new()]).await.map(drop)
+    pub(super) fn ping(&self) {
+        let (done, _) = oneshot::channel();
+        // With so many that wait, it is being tried already.
+        let _ = self.0.try_send(Request { kind: Kind::Ping, channels: vec![String::new()], done });
     }
 
     async fn ask(&self, kind: Kind, channels: Vec<String>) -> Result<oneshot::Receiver<()>, Gone> {
@@ -99,8 +104,16 @@ impl Hearing {
             }
             "nobody needs it".to_owned()
         };
-        let mut ears =
-            Ears { reader, unanswered, front: None, limit, engine: &engine, link: &link, site: &*site };
+        let mut ears = Ears {
+            reader,
+            unanswered,
+            front: None,
+            limit,
+            engine: &engine,
+            link: &link,
+            site: &*site,
+            stuck: HashSet::new(),
+        };
         tokio::select! {
             lost = write => lost,
             lost = ears.hear() => lost,
@@ -122,6 +135,8 @@ struct Ears<'a> {
     engine: &'a Redis,
     link: &'a Link,
     site: &'a dyn Site,
+    /// Topics that had no space in time.
+    stuck: HashSet<Topic>,
 }
 
 impl Ears<'_> {
@@ -190,7 +205,7 @@ impl Ears<'_> {
         }
     }
 
-    async fn message(&self, channel: &[u8], payload: Bytes) {
+    async fn message(&mut self, channel: &[u8], payload: Bytes) {
         let name = memchr::memmem::find(channel, b"}:").map_or(&[][..], |end| &channel[end + 2..]);
         if name == NUDGE.as_bytes() {
             self.link.nudge.notify_one();
@@ -203,7 +218,7 @@ impl Ears<'_> {
         }
     }
 
-    async fn about(&self, topic: &Topic, payload: Bytes) {
+    async fn about(&mut self, topic: &Topic, payload: Bytes) {
         match payload.first() {
             Some(b'C') => match read_change(payload.slice(1..), |node| self.engine.is_own(node)) {
                 Some(change) => self.site.changed(topic, change),
@@ -221,7 +236,7 @@ impl Ears<'_> {
         }
     }
 
-    async fn event(&self, topic: &Topic, bytes: Bytes, size: usize, cached: Option<(Version, Duration)>) {
+    async fn event(&mut self, topic: &Topic, bytes: Bytes, size: usize, cached: Option<(Version, Duration)>) {
         let envelope = match envelope::open(&bytes) {
             Ok(envelope) => envelope,
             Err(bad) => return self.engine.stats.bad_data(&bad.to_string()),
@@ -238,11 +253,24 @@ impl Ears<'_> {
         }
         if !own {
             self.engine.stats.received(size);
-            if timeout(PATIENCE, self.site.space(topic)).await.is_err() {
+            if !self.has_space(topic).await {
                 return self.engine.stats.dropped(1);
             }
         }
         self.site.received(&envelope.app, Received { event, own, cached });
+    }
+
+    /// Waits for space in a channel, so that nothing more is read meanwhile. Where there was none in
+    /// time, the next event does not hold up the other channels again.
+    async fn has_space(&mut self, topic: &Topic) -> bool {
+        let patience = if self.stuck.contains(topic) { Duration::ZERO } else { PATIENCE };
+        let has = timeout(patience, self.site.space(topic)).await.is_ok();
+        if has {
+            self.stuck.remove(topic);
+        } else if self.stuck.len() < MOST_STUCK {
+            self.stuck.insert(topic.clone());
+        }
+        has
     }
 
     fn order(&self, bytes: &Bytes) {

@@ -98,11 +98,14 @@ impl Outbox {
         taken
     }
 
-    /// What was taken has been answered. Gives events and bytes of it.
-    pub(super) fn answered(&self, entries: usize) -> (usize, usize) {
-        let taken = std::mem::take(&mut self.state.lock().taken);
+    /// What was taken has been answered. Gives events and bytes of it, to be counted before
+    /// [`Self::advance`] lets those go on who wait for it.
+    pub(super) fn answered(&self) -> (usize, usize) {
+        std::mem::take(&mut self.state.lock().taken)
+    }
+
+    pub(super) fn advance(&self, entries: usize) {
         self.answered.send_modify(|answered| *answered += entries as u64);
-        taken
     }
 
     /// Takes nothing any more. Gives events and bytes of what is not answered.

@@ -24,9 +24,10 @@ pub(super) async fn publish(engine: Arc<Redis>, link: Arc<Link>, caller: Caller)
             // Whoever serves the connection says why.
             return pending().await;
         }
-        let (events, bytes) = link.outbox.answered(entries.len());
+        let (events, bytes) = link.outbox.answered();
         engine.stats.published(events as u64);
         engine.unqueue(bytes);
+        link.outbox.advance(entries.len());
     }
 }
 
