@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::reading::{Reading, Section};
 use super::sections::{BYTES, WAIT, checked, file};
 use crate::model::cluster::{ClusterSettings, EngineKind, OnEngineLoss};
+use crate::model::cluster_url::{EngineUrl, check_url};
 
 /// Nodes renew their lease several times in its course, so it cannot be arbitrarily short; and who is
 /// gone should not be shown for longer than this.
@@ -13,15 +14,11 @@ const LEASE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_
 /// A batch of ordinary events has to fit.
 const QUEUE: RangeInclusive<u64> = 64 << 10..=*BYTES.end();
 
-/// What an engine's URL may begin with. "rediss" is by TLS.
-const SCHEMES: [&str; 6] =
-    ["redis", "rediss", "redis-sentinel", "rediss-sentinel", "redis-cluster", "rediss-cluster"];
-
 pub(super) fn cluster(section: &Section<'_>) -> ClusterSettings {
     let base = ClusterSettings::default();
     let given_url = checked(section, "url", |text| match text {
         "" => Ok(String::new()),
-        _ => url(text).map(|()| text.to_owned()),
+        _ => check_url(text).map(|()| text.to_owned()),
     });
     let prefix = checked(section, "prefix", |prefix| {
         let plain = |c: u8| c.is_ascii_alphanumeric() || b"-_.:".contains(&c);
@@ -67,42 +64,6 @@ pub(super) fn warnings(cluster: &ClusterSettings) -> Vec<String> {
     warnings
 }
 
-/// Checks the form of an engine's URL. What is wrong does not show it: it may hold a password.
-fn url(text: &str) -> Result<(), String> {
-    let known = |(scheme, rest): &(&str, &str)| SCHEMES.contains(scheme) && !rest.is_empty();
-    match text.split_once("://").filter(known) {
-        Some(_) => Ok(()),
-        None => {
-            let all = SCHEMES.map(|scheme| format!("{scheme}://"));
-            Err(format!("expected a URL that begins with one of {}", all.join(", ")))
-        }
-    }
-}
-
 fn is_by_tls(url: &str) -> bool {
-    url.starts_with("rediss")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls() {
-        for good in [
-            "redis://10.0.0.5",
-            "rediss://user:pw@redis.test:6380/2",
-            "redis-sentinel://a:26379,b:26379/main",
-            "rediss-sentinel://:pw@a:26379/main",
-            "redis-cluster://a:6379,b:6379",
-            "rediss-cluster://a:6379",
-        ] {
-            assert_eq!(url(good), Ok(()), "{good}");
-        }
-        for bad in ["redis://", "redis:", "10.0.0.5:6379", "http://s3cret@x", "redis:/s3cret@x", "REDIS://x"]
-        {
-            let what = url(bad).expect_err(bad);
-            assert!(what.contains("redis://, rediss://") && !what.contains("s3cret"), "{what}");
-        }
-    }
+    EngineUrl::parse(url).is_ok_and(|url| url.tls)
 }

@@ -157,17 +157,20 @@ async fn open(
     tasks.spawn(publishing);
     tasks.spawn(hearing.hear(engine.clone(), link.clone()));
     tokio::select! {
-        done = enter(engine, &link) => done.map(|()| (link, publisher)),
+        done = enter(engine, &link) => match done {
+            Ok(()) => Ok((link, publisher)),
+            // Whoever serves the connection says why.
+            Err(Gone) => Err(first_end(tasks).await),
+        },
         why = first_end(tasks) => Err(why),
     }
 }
 
 /// Enters the node in each partition, and has it hear orders.
-async fn enter(engine: &Redis, link: &Link) -> Result<(), Lost> {
-    let away = |_: Gone| "it was lost again".to_owned();
-    register(engine, link).await.map_err(away)?;
+async fn enter(engine: &Redis, link: &Link) -> Result<(), Gone> {
+    register(engine, link).await?;
     let orders = link.partitions.iter().map(|&p| format!("{}:{ORDERS}", engine.tags[p]));
-    link.listener.listen(orders.collect()).await.map_err(away)
+    link.listener.listen(orders.collect()).await
 }
 
 async fn register(engine: &Redis, link: &Link) -> Result<(), Gone> {
