@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
@@ -30,6 +30,8 @@ pub type SeatId = u64;
 pub struct Mailbox {
     socket: SocketId,
     transport: Transport,
+    /// Subscribes that nobody has answered yet.
+    unanswered: AtomicU32,
     /// Where to write through to, for a plain connection. In one allocation with the lock: whoever
     /// has the lock is about to need it. Other connections are written by their own task alone.
     stream: Option<TcpStream>,
@@ -74,6 +76,7 @@ impl Mailbox {
         Self {
             socket,
             transport,
+            unanswered: AtomicU32::new(0),
             stream,
             limit,
             heard_ms: AtomicU64::new(now_ms),
@@ -135,6 +138,24 @@ impl Mailbox {
         if state.owed.is_empty() {
             state.owed = Vec::new();
         }
+    }
+
+    /// A subscribe is answered later, see [`Mailbox::answered`].
+    pub fn await_answer(&self) {
+        self.unanswered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A subscribe has been answered, or nobody waits for that any more.
+    pub fn answered(&self) {
+        // The task that looks after this sees what was pushed before.
+        if self.unanswered.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.state.lock().wake();
+        }
+    }
+
+    /// Some subscribe is still to be answered. The socket's task is woken when that is over.
+    pub fn owes_answers(&self) -> bool {
+        self.unanswered.load(Ordering::Acquire) != 0
     }
 
     fn push_locked(&self, state: &mut State, frames: &Bytes) {

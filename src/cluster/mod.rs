@@ -17,7 +17,7 @@ mod redis;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use self::following::{Following, Next};
 pub use self::local::Local;
@@ -96,6 +96,8 @@ pub struct Written {
     pub version: Version,
     /// Members that were refused because the topic is full. They are not held.
     pub refused: Vec<UserId>,
+    /// The engine had been given everything by then that this node had published until `told`.
+    pub told: Instant,
     /// Asked for by the share.
     pub snapshot: Option<Snapshot>,
 }

@@ -241,8 +241,13 @@ impl AppHub {
             return self.deliver(name, Parcel::Draft(draft), cache_for, budget);
         }
         let event = self.shared.event(name, draft);
+        if cache_for.is_none() {
+            self.shared.engine.publish(&self.id, &event, cache_for);
+            return self.deliver(name, Parcel::Event(event), cache_for, budget);
+        }
+        // It comes back from the engine, and has to be known here by then.
+        self.deliver(name, Parcel::Event(event.clone()), cache_for, budget);
         self.shared.engine.publish(&self.id, &event, cache_for);
-        self.deliver(name, Parcel::Event(event), cache_for, budget);
     }
 
     fn deliver(

@@ -189,15 +189,17 @@ impl Session for Door {
         }
     }
 
-    fn text(&mut self, message: &str) {
-        if let Inner::Admitted(session) = &mut self.0 {
-            session.text(message);
+    fn text(&mut self, message: &str) -> bool {
+        match &mut self.0 {
+            Inner::Admitted(session) => session.text(message),
+            Inner::Refused(..) => true,
         }
     }
 
-    fn binary(&mut self) {
-        if let Inner::Admitted(session) = &mut self.0 {
-            session.binary();
+    fn binary(&mut self) -> bool {
+        match &mut self.0 {
+            Inner::Admitted(session) => session.binary(),
+            Inner::Refused(..) => true,
         }
     }
 

@@ -28,7 +28,12 @@ pub(super) struct Inbox {
 
 struct Incomplete {
     context: WebSocketContext,
+    /// Where the bytes that the context has been given have come to.
     boundary: Boundary,
+    /// A message whose turn has not come.
+    held: Option<Message>,
+    /// What has come behind it.
+    unread: Vec<u8>,
 }
 
 impl Inbox {
@@ -37,7 +42,7 @@ impl Inbox {
     }
 
     /// Gives the messages in `bytes` to the session, and the answers that WebSocket itself asks
-    /// for (pong, close) to the mailbox.
+    /// for (pong, close) to the mailbox. Behind a message whose turn has not come everything waits.
     ///
     /// # Errors
     /// The reason why the connection must end.
@@ -50,30 +55,78 @@ impl Inbox {
         if bytes.is_empty() {
             return Ok(());
         }
+        if let Some(holding) = self.incomplete.as_mut().filter(|it| it.held.is_some()) {
+            holding.unread.extend_from_slice(bytes);
+            return Ok(());
+        }
         let mut incomplete = self.incomplete.take();
         let mut boundary = incomplete.as_ref().map_or_else(Boundary::default, |begun| begun.boundary);
-        boundary.follow(bytes);
         let mut wire = Wire { unread: bytes, mailbox };
-        match &mut incomplete {
-            Some(begun) => read_all(&mut begun.context, &mut wire, session)?,
-            None => {
-                let mut context = self.context(&mut wire, boundary.is_clear());
-                read_all(&mut context, &mut wire, session)?;
-                if !boundary.is_clear() {
-                    incomplete = Some(Box::new(Incomplete { context, boundary }));
-                }
+        let held = match &mut incomplete {
+            Some(begun) => {
+                let held = read_all(&mut begun.context, &mut wire, session)?;
+                boundary.follow(&bytes[..bytes.len() - wire.unread.len()]);
+                held
             }
-        }
-        self.incomplete = incomplete.filter(|_| !boundary.is_clear());
+            None => {
+                boundary.follow(bytes);
+                let mut context = self.context(&mut wire, boundary.is_clear());
+                let held = read_all(&mut context, &mut wire, session)?;
+                if !boundary.is_clear() || held.is_some() {
+                    incomplete =
+                        Some(Box::new(Incomplete { context, boundary, held: None, unread: Vec::new() }));
+                }
+                held
+            }
+        };
+        self.incomplete = incomplete.filter(|_| !boundary.is_clear() || held.is_some());
         if let Some(begun) = &mut self.incomplete {
-            begun.boundary = boundary;
+            (begun.boundary, begun.held) = (boundary, held);
+            begun.unread.extend_from_slice(wire.unread);
         }
         Ok(())
     }
 
+    /// A message waits for its turn.
+    pub(super) fn is_held(&self) -> bool {
+        self.incomplete.as_ref().is_some_and(|begun| begun.held.is_some())
+    }
+
+    /// So much waits behind it that no more is to be read.
+    pub(super) fn is_full(&self) -> bool {
+        self.incomplete.as_ref().is_some_and(|begun| begun.unread.len() >= READ_BUFFER)
+    }
+
+    /// Gives the session what has waited.
+    ///
+    /// # Errors
+    /// The same as those of [`Inbox::feed`].
+    pub(super) fn resume(
+        &mut self,
+        mailbox: &Mailbox,
+        session: &mut impl Session,
+    ) -> Result<(), CloseReason> {
+        let Some(begun) = &mut self.incomplete else { return Ok(()) };
+        begun.held = begun.held.take().filter(|message| !give(session, message));
+        if begun.held.is_none() {
+            begun.held = read_all(&mut begun.context, &mut Wire { unread: &[], mailbox }, session)?;
+        }
+        if begun.held.is_some() {
+            return Ok(());
+        }
+        let unread = std::mem::take(&mut begun.unread);
+        if begun.boundary.is_clear() {
+            self.incomplete = None;
+        }
+        self.feed(&unread, mailbox, session)
+    }
+
     /// Where the connection's bytes have come to, for who follows them to the peer's close frame.
     pub(super) fn boundary(&self) -> Boundary {
-        self.incomplete.as_ref().map_or_else(Boundary::default, |begun| begun.boundary)
+        let Some(begun) = &self.incomplete else { return Boundary::default() };
+        let mut boundary = begun.boundary;
+        boundary.follow(&begun.unread);
+        boundary
     }
 
     /// A context that has read all of `wire` already, so that it needs no buffer beside it.
@@ -88,25 +141,34 @@ impl Inbox {
     }
 }
 
+/// Whether the session has taken the message.
+fn give(session: &mut impl Session, message: &Message) -> bool {
+    match message {
+        Message::Text(text) => session.text(text),
+        Message::Binary(_) => session.binary(),
+        _ => true,
+    }
+}
+
+/// Returns the message whose turn has not come, if there is one.
 fn read_all(
     context: &mut WebSocketContext,
     wire: &mut Wire<'_>,
     session: &mut impl Session,
-) -> Result<(), CloseReason> {
+) -> Result<Option<Message>, CloseReason> {
     loop {
         if wire.mailbox.closing().is_some() {
-            return Ok(());
+            return Ok(None);
         }
         match context.read(wire) {
-            Ok(Message::Text(text)) => session.text(&text),
-            Ok(Message::Binary(_)) => session.binary(),
-            Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
             Ok(Message::Close(_)) => {
                 // Writes the answering close frame; tungstenite then says that all is over.
                 let _ = context.flush(wire);
                 return Err(CloseReason::ClosedByClient);
             }
-            Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Ok(message) if give(session, &message) => {}
+            Ok(message) => return Ok(Some(message)),
+            Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(e) => return Err(reason(&e)),
         }
     }

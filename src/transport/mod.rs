@@ -37,11 +37,14 @@ pub trait Session: Send + 'static {
     /// The socket is open: the protocol's first frames are due.
     fn opened(&mut self);
 
-    /// A text message came.
-    fn text(&mut self, message: &str);
+    /// A text message came. Says whether it has been taken: a message whose turn has not come is to be
+    /// given again when the mailbox [owes no answers](Mailbox::owes_answers), before any other.
+    #[must_use]
+    fn text(&mut self, message: &str) -> bool;
 
-    /// A binary message came.
-    fn binary(&mut self);
+    /// A binary message came. Says the same.
+    #[must_use]
+    fn binary(&mut self) -> bool;
 
     /// The socket is closing. Nothing else will be called but [`Session::farewell`].
     fn closed(&mut self, reason: CloseReason);

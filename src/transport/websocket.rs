@@ -126,6 +126,19 @@ impl<S: Session, W: Wire> Connection<S, W> {
         }
     }
 
+    /// Goes on with what has waited, if its turn has come. Says whether nothing more is to be read yet.
+    fn holds(&mut self) -> bool {
+        if self.mailbox.owes_answers() {
+            return self.inbox.is_full();
+        }
+        // What its peer sent meanwhile may lie unread.
+        self.mailbox.heard(self.sockets.now_ms());
+        if let Err(reason) = self.inbox.resume(&self.mailbox, &mut self.session) {
+            self.mailbox.close(reason);
+        }
+        self.inbox.is_full() || self.mailbox.closing().is_some()
+    }
+
     /// Reads and writes until there is a reason to close.
     fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         let mut buffer = [0; READ_BUFFER];
@@ -138,6 +151,9 @@ impl<S: Session, W: Wire> Connection<S, W> {
                 if self.mailbox.has_moved() {
                     self.mailbox.heard(self.sockets.now_ms());
                 }
+                return Poll::Pending;
+            }
+            if self.inbox.is_held() && self.holds() {
                 return Poll::Pending;
             }
             match ready!(self.wire.poll_read(cx, &mut buffer)) {

@@ -111,13 +111,23 @@ impl Settings {
         if !self.cluster.is_empty() {
             return Some(self.cluster.clone());
         }
-        let url = std::env::var(ENGINE_VARIABLE).ok().filter(|url| !url.is_empty())?;
+        let url = engine_url()?;
         let mut table = Table::new();
         table.insert("engine".into(), "redis".into());
         table.insert("url".into(), url.into());
         table.insert("prefix".into(), fresh_prefix().into());
         Some(table)
     }
+}
+
+fn engine_url() -> Option<String> {
+    std::env::var(ENGINE_VARIABLE).ok().filter(|url| !url.is_empty())
+}
+
+/// Whether brokers are joined by a Redis that the test has not asked for. Then it cannot hold them to what
+/// only a node by itself promises.
+pub fn is_joined() -> bool {
+    engine_url().is_some()
 }
 
 /// A prefix that no other broker has.

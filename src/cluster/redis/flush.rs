@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Redis;
 use super::connection::{Batch, Gone, Lost};
@@ -81,12 +81,13 @@ impl Flush {
             let writing: Vec<Writing> =
                 taken.into_iter().map(|(topic, whole)| self.ask(topic, whole)).collect();
             self.listen(&writing).await?;
+            let told = self.tell_before(&writing).await;
             let mut batch = Batch::default();
             writing.iter().for_each(|writing| self.add(&mut batch, writing));
             let replies = self.link.caller.call(batch).await?;
             self.unlisten(&writing).await?;
             for (writing, reply) in writing.into_iter().zip(&replies) {
-                self.done(writing, reply)?;
+                self.done(writing, told, reply)?;
             }
             self.link.dirty.written(count);
         }
@@ -111,6 +112,21 @@ impl Flush {
         self.listened.extend(new.iter().map(|w| w.topic.clone()));
         self.link.listening.store(self.listened.len(), Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Waits until everything published until now is in Redis, if somebody is to be shown what is cached.
+    /// Whatever is published later comes back, as it is listened to already.
+    async fn tell_before(&self, writing: &[Writing]) -> Instant {
+        let (told, published) = (Instant::now(), self.link.outbox.pushed());
+        let shows = |writing: &Writing| {
+            matches!(&writing.topic, Topic::Channel(_, name) if name.kind().cache) && writing.share.snapshot
+        };
+        if writing.iter().any(shows) {
+            let mut progress = self.link.outbox.progress();
+            // When the link is lost, this ends with it.
+            let _ = progress.wait_for(|&answered| answered >= published).await;
+        }
+        told
     }
 
     async fn unlisten(&mut self, writing: &[Writing]) -> Result<(), Failed> {
@@ -145,14 +161,14 @@ impl Flush {
         run(batch, &self.link.scripts.write, &self.engine.tags[place.partition], &args);
     }
 
-    fn done(&self, writing: Writing, reply: &Reply) -> Result<(), Failed> {
+    fn done(&self, writing: Writing, told: Instant, reply: &Reply) -> Result<(), Failed> {
         let Writing { topic, share, .. } = writing;
         let is_gone = reply.list().and_then(|parts| parts.first()?.text()) == Some("GONE");
         if is_gone {
             return Err(Failed::Bad(GONE.to_owned()));
         }
         let own = |node| self.engine.is_own(node);
-        let Some(written) = read_written(reply, share.stamp, &topic, own) else {
+        let Some(written) = read_written(reply, (share.stamp, told), &topic, own) else {
             return Err(Failed::Bad("it answers a share with what cannot be read".to_owned()));
         };
         if written.snapshot.as_ref().is_some_and(|snapshot| snapshot.settling) {

@@ -1,7 +1,7 @@
 //! Reads what scripts answer and publish. What cannot be read is nothing.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -14,7 +14,7 @@ use crate::model::member::{Member, UserId};
 /// The answer to a share. `own`: names of this node, which others' shares do not go by.
 pub(super) fn read_written(
     reply: &Reply,
-    stamp: u64,
+    (stamp, told): (u64, Instant),
     topic: &Topic,
     own: impl Fn(NodeId) -> bool,
 ) -> Option<Written> {
@@ -28,7 +28,7 @@ pub(super) fn read_written(
         Some(snapshot) => Some(read_snapshot(snapshot, topic, own)?),
         None => None,
     };
-    Some(Written { stamp, version, refused, snapshot })
+    Some(Written { stamp, version, refused, told, snapshot })
 }
 
 fn read_snapshot(reply: &Reply, topic: &Topic, own: impl Fn(NodeId) -> bool) -> Option<Snapshot> {
@@ -158,7 +158,7 @@ mod tests {
     fn answers_that_cannot_be_read_are_nothing() {
         let text = |text: &'static str| Reply::Text(text.into());
         let topic = Topic::User("a".into(), "u".into());
-        let read = |reply: &Reply| read_written(reply, 1, &topic, |_| false);
+        let read = |reply: &Reply| read_written(reply, (1, Instant::now()), &topic, |_| false);
         let good = vec![text("OK"), text("f"), text("3"), Reply::List(vec![text("u")])];
         assert_eq!(read(&Reply::List(good.clone())).expect("valid").refused, ["u".into()]);
         for (at, bad) in [(0, text("NO")), (1, text("x")), (2, Reply::Number(-1)), (3, Reply::Nothing)] {

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ahead::Ahead;
 use super::subscription::{Arrival, NotSubscribed, Terms, Ticket};
 use super::{Channel, State};
 use crate::cluster::{Change, Following, Holding, Next, NodeId, Share, Snapshot, Topic, Version, Written};
@@ -21,7 +22,11 @@ use crate::model::member::{Member, UserId};
 /// What a channel has to do with other nodes.
 #[derive(Default)]
 pub(super) struct Joint {
-    following: Following<Step>,
+    pub(super) following: Following<Step>,
+    /// This node's own cached event, until the engine has numbered it.
+    pub(super) ahead: Option<Ahead>,
+    /// Whoever is here was shown what was cached then, or something newer.
+    pub(super) shown: Version,
     /// Subscribers on other nodes.
     counts: Vec<(NodeId, usize)>,
     /// Some nodes have yet to write their share again: until then nobody is taken for gone, and no
@@ -83,14 +88,11 @@ impl Joint {
         let Some(at) = self.newcomers.iter().position(|other| Arc::ptr_eq(&other.ticket, ticket)) else {
             return;
         };
-        if let Some(member) = self.newcomers.remove(at).terms.member {
+        let newcomer = self.newcomers.remove(at);
+        newcomer.subscriber.mailbox.answered();
+        if let Some(member) = newcomer.terms.member {
             self.unwritten.insert(member.user_id);
         }
-    }
-
-    /// The cached event has been forgotten here, though the engine may still have it.
-    pub(super) fn forget_cached(&mut self) {
-        self.following.lose();
     }
 
     fn set_count(&mut self, node: NodeId, count: usize) {
@@ -122,6 +124,7 @@ impl Channel {
         terms: Terms,
         arrival: Arrival,
     ) -> Arc<Ticket> {
+        subscriber.mailbox.await_answer();
         let joint = state.joint.get_or_insert_default();
         if let Some(member) = &terms.member {
             joint.unwritten(&member.user_id);
@@ -151,6 +154,7 @@ impl Channel {
         if count == 0 {
             // From here on it is not told anything: whoever comes needs a snapshot again.
             joint.following.forget();
+            joint.ahead = None;
         }
         let snapshot = count > 0 && !joint.following.is_live();
         let observer = app.observer.get().filter(|_| self.name.kind().is_listed());
@@ -171,7 +175,10 @@ impl Channel {
         }
         self.refuse(joint, app, &written.refused);
         let mut idle = match written.snapshot {
-            Some(snapshot) => self.begin(&mut state, app, written.version, snapshot),
+            Some(snapshot) => {
+                state.catch_up(written.told);
+                self.begin(&mut state, app, written.version, snapshot)
+            }
             None => Idle::new(),
         };
         idle.extend(self.let_in(&mut state, app));
@@ -188,10 +195,11 @@ impl Channel {
         if users.is_empty() {
             return;
         }
-        for Newcomer { arrival, ticket, .. } in joint.newcomers.extract_if(.., refused) {
+        for Newcomer { subscriber, arrival, ticket, .. } in joint.newcomers.extract_if(.., refused) {
             arrival(Err(NotSubscribed::Full));
             // A ticket is filled here only, once.
             let _ = ticket.set(None);
+            subscriber.mailbox.answered();
         }
         self.touch(app);
     }
@@ -227,6 +235,7 @@ impl Channel {
                 self.touch(app);
             }
             let _ = ticket.set(seated);
+            subscriber.mailbox.answered();
         }
         idle
     }
@@ -263,7 +272,7 @@ impl Channel {
         let change = match step {
             Step::Change(change) => change,
             Step::Cached(published, ttl) => {
-                self.keep(state, app, &published, ttl);
+                self.keep_in_turn(state, app, published, ttl);
                 return Idle::new();
             }
         };
@@ -314,9 +323,13 @@ impl Channel {
         let mut idle = self.arrive(state, app, snapshot.members);
         idle.extend(self.depart(state, app, gone));
         if let Some((event, ttl)) = snapshot.cached {
-            self.keep(state, app, &Arc::new(Published::new(event)), ttl);
+            self.keep_in_turn(state, app, Arc::new(Published::new(event)), ttl);
         }
+        let was_empty = state.subscribers == 0;
         let Some(joint) = state.joint.as_deref_mut() else { return idle };
+        if was_empty {
+            joint.shown = version;
+        }
         joint.counts = snapshot.counts;
         joint.settling = snapshot.settling;
         let steps = joint.following.begin(version);
@@ -341,6 +354,7 @@ impl Channel {
         let Some(joint) = state.joint.as_deref_mut() else { return Idle::new() };
         joint.following.forget();
         joint.asked = None;
+        joint.ahead = None;
         joint.settling = false;
         let newcomers = std::mem::take(&mut joint.newcomers);
         self.seat_all(&mut state, app, newcomers, |_| {})

@@ -1,6 +1,7 @@
 //! One channel: its order of events, its subscribers, its members and its cached event. What
 //! belongs together is decided under one short lock.
 
+mod ahead;
 mod joint;
 mod subscription;
 
@@ -96,6 +97,9 @@ impl Channel {
         let Some(ttl) = cache_for else { return Some(state.append(Published::new(event).into())) };
         let published = Arc::new(Published::new(event.detached()));
         self.keep(&mut state, app, &published, ttl);
+        if !app.decides_alone(|| self.topic(app)) {
+            state.run_ahead(published.event.id);
+        }
         Some(state.append(published))
     }
 
@@ -104,7 +108,13 @@ impl Channel {
         let Received { event, own, cached } = received;
         let mut state = self.state.lock();
         let published = Arc::new(Published::new(event));
-        let heard = !own && state.subscribers > 0;
+        // The first one here was shown what was cached; that may be what comes now.
+        let joint = state.joint.as_deref();
+        let shown = cached.is_some_and(|(version, _)| joint.is_some_and(|joint| joint.has_shown(version)));
+        let heard = !own && !shown && state.subscribers > 0;
+        if own {
+            self.come_back(&mut state, app, published.event.id);
+        }
         let mut idle = if heard { state.append(Arc::clone(&published)) } else { Idle::new() };
         if let Some((version, ttl)) = cached {
             idle.extend(self.step(&mut state, app, version, Step::Cached(published, ttl)));

@@ -68,10 +68,15 @@ impl Refuser {
 }
 
 impl PusherSession {
-    pub(super) fn subscribe(&mut self, request: &Subscribe<'_>) {
-        if let Err(refused) = self.try_subscribe(request) {
+    /// Says whether that is done: a refusal waits until the subscribes before it are answered, and may be
+    /// none then.
+    pub(super) fn subscribe(&mut self, request: &Subscribe<'_>) -> bool {
+        let Err(refused) = self.try_subscribe(request) else { return true };
+        let is_due = !self.mailbox.owes_answers();
+        if is_due {
             self.refuser().tell(&request.channel, &refused);
         }
+        is_due
     }
 
     fn refuser(&self) -> Refuser {

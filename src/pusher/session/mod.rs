@@ -108,20 +108,32 @@ impl Session for PusherSession {
         self.established = self.mailbox.closing().is_none();
     }
 
-    fn text(&mut self, message: &str) {
-        match Command::decode(message) {
+    fn text(&mut self, message: &str) -> bool {
+        let command = Command::decode(message);
+        // Subscribes may wait together; everything else finds them answered.
+        if let Ok(Command::Subscribe(request)) = &command {
+            return self.subscribe(request);
+        }
+        if self.mailbox.owes_answers() {
+            return false;
+        }
+        match command {
             Ok(Command::Ping) => self.mailbox.push(&frame::pong(self.framing())),
-            Ok(Command::Pong) => {}
-            Ok(Command::Subscribe(request)) => self.subscribe(&request),
-            Ok(Command::SignIn(request)) => self.sign_in(&request),
+            Ok(Command::Pong | Command::Subscribe(_)) => {}
+            Ok(Command::SignIn(request)) => return self.sign_in(&request),
             Ok(Command::Unsubscribe { channel }) => self.unsubscribe(&channel),
             Ok(Command::Publish { name, channel, data }) => self.publish(&name, &channel, data),
             Err(malformed) => self.refuse(&malformed.to_string()),
         }
+        true
     }
 
-    fn binary(&mut self) {
-        self.refuse("Binary messages are not supported");
+    fn binary(&mut self) -> bool {
+        let is_due = !self.mailbox.owes_answers();
+        if is_due {
+            self.refuse("Binary messages are not supported");
+        }
+        is_due
     }
 
     fn closed(&mut self, reason: CloseReason) {

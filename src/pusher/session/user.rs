@@ -23,6 +23,8 @@ pub(super) struct SignedIn {
     /// The client has subscribed to that channel by itself since it was last signed in. It need not,
     /// to be told what is published there.
     acknowledged: bool,
+    /// The sign-in is not answered yet: the rest of it follows then.
+    entering: bool,
     watch: Option<Watch>,
 }
 
@@ -39,7 +41,7 @@ enum Refused {
 
 impl SignedIn {
     fn new(user: User, sign_in: SignIn) -> Self {
-        Self { user, sign_in, channel: None, acknowledged: false, watch: None }
+        Self { user, sign_in, channel: None, acknowledged: false, entering: false, watch: None }
     }
 
     /// Tells the socket `first`, and from then on, if not already, what is published to the user.
@@ -63,16 +65,28 @@ impl SignedIn {
 }
 
 impl PusherSession {
-    pub(super) fn sign_in(&mut self, request: &command::SignIn<'_>) {
-        match self.verify_user(request) {
-            Ok((user, watchlist)) => {
-                if self.authorize_socket() {
-                    self.enter(user, &request.user_data);
-                    self.watch(watchlist);
-                }
+    /// Says whether that is done. What is watched is told after the success, which may have to wait.
+    pub(super) fn sign_in(&mut self, request: &command::SignIn<'_>) -> bool {
+        let (user, watchlist) = match self.verify_user(request) {
+            Ok(verified) => verified,
+            Err(refused) => {
+                self.refuse(&refused.to_string());
+                return true;
             }
-            Err(refused) => self.refuse(&refused.to_string()),
+        };
+        let has_entered = self.user.as_mut().is_some_and(|it| std::mem::take(&mut it.entering));
+        if !has_entered {
+            if !self.authorize_socket() {
+                return true;
+            }
+            self.enter(user, &request.user_data);
         }
+        let is_answered = !self.mailbox.owes_answers();
+        match &mut self.user {
+            Some(signed_in) if !is_answered => signed_in.entering = true,
+            _ => self.watch(watchlist),
+        }
+        is_answered
     }
 
     fn verify_user(&self, request: &command::SignIn<'_>) -> Result<(User, Watchlist), Refused> {

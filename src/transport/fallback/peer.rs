@@ -2,9 +2,11 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::line::{Line, ToLine};
@@ -27,16 +29,25 @@ pub(super) struct Peer<S> {
     max_message: usize,
     line: Arc<Line>,
     sockets: Arc<Sockets>,
+    /// Requests give their messages one after the other.
+    turn: Semaphore,
+    /// No answer is owed any more, or the session has ended.
+    answered: Notify,
 }
 
-/// Half of what a message asks for may have been done: the session does not go on.
-struct CloseOnPanic<'a>(&'a Mailbox);
+/// Closes a session of which a request has not been done to its end: by a panic, or as the client has hung
+/// up while its messages waited. Half of what they ask for would go unseen.
+struct Unfinished<'a>(&'a Mailbox);
 
-impl Drop for CloseOnPanic<'_> {
+impl Unfinished<'_> {
+    fn finish(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.close(CloseReason::Lost);
-        }
+        self.0.close(CloseReason::Lost);
     }
 }
 
@@ -45,7 +56,8 @@ impl<S: Session> Peer<S> {
         let Opened { mailbox, mut session, max_message } = opened;
         session.opened();
         let (session, line) = (Mutex::new(Some(session)), Arc::new(Line::new()));
-        Self { mailbox, session, max_message, line, sockets }
+        let (turn, answered) = (Semaphore::new(1), Notify::new());
+        Self { mailbox, session, max_message, line, sockets, turn, answered }
     }
 
     pub(super) fn line(&self) -> &Arc<Line> {
@@ -61,28 +73,45 @@ impl<S: Session> Peer<S> {
         self.mailbox.heard(self.sockets.now_ms());
     }
 
-    /// Takes the client's messages, one after the other. Says whether the session is still there.
-    pub(super) fn take(&self, messages: &[String]) -> bool {
-        let mut session = self.session.lock();
-        let Some(session) = session.as_mut().filter(|_| self.mailbox.closing().is_none()) else {
-            return false;
-        };
-        // As a WebSocket ends with its task.
-        let _unwinding = CloseOnPanic(&self.mailbox);
-        if messages.is_empty() {
+    /// Takes the client's messages, one after the other and each in its turn. Says whether the session was
+    /// still there.
+    pub(super) async fn take(&self, messages: &[String]) -> bool {
+        let unfinished = Unfinished(&self.mailbox);
+        // It is never closed.
+        let _turn = self.turn.acquire().await;
+        let was_there = self.mailbox.closing().is_none();
+        if was_there && messages.is_empty() {
             self.mailbox.push(&bytes::Bytes::from_static(NOTHING));
         }
-        for message in messages {
+        let mut left = messages;
+        loop {
+            // Before the look, so that nothing is missed after it.
+            let answered = self.answered.notified();
+            left = self.take_due(left);
+            if left.is_empty() {
+                break;
+            }
+            answered.await;
+        }
+        unfinished.finish();
+        was_there
+    }
+
+    /// Takes the messages whose turn has come. Returns the others, unless the session has ended.
+    fn take_due<'a>(&self, messages: &'a [String]) -> &'a [String] {
+        let mut session = self.session.lock();
+        let Some(session) = session.as_mut() else { return &[] };
+        for (i, message) in messages.iter().enumerate() {
             if self.mailbox.closing().is_some() {
                 break;
             }
             if message.len() > self.max_message {
                 self.mailbox.close(CloseReason::MessageTooLong);
-            } else {
-                session.text(message);
+            } else if !session.text(message) {
+                return &messages[i..];
             }
         }
-        true
+        &[]
     }
 
     /// Ends the session for a message that is too long to be read.
@@ -108,7 +137,7 @@ impl<S: Session> Peer<S> {
         let mut wire = ToLine(Arc::clone(&self.line));
         loop {
             tokio::select! {
-                reason = poll_fn(|cx| self.mailbox.poll_closing(cx, &mut wire)) => return reason,
+                reason = poll_fn(|cx| self.poll_closing(cx, &mut wire)) => return reason,
                 () = self.line.changed() => {}
                 () = sleep_until(self.line.next_look()) => {
                     if let Some(reason) = self.line.look(Instant::now()) {
@@ -119,9 +148,19 @@ impl<S: Session> Peer<S> {
         }
     }
 
+    fn poll_closing(&self, cx: &mut Context<'_>, wire: &mut ToLine) -> Poll<CloseReason> {
+        let closing = self.mailbox.poll_closing(cx, wire);
+        if closing.is_pending() && !self.mailbox.owes_answers() {
+            self.answered.notify_waiters();
+        }
+        closing
+    }
+
     /// Ends the session. Returns the code and text that its client is to be told, if it is there.
     fn end(&self, reason: CloseReason) -> Option<(u16, String)> {
-        let mut session = self.session.lock().take()?;
+        let ended = self.session.lock().take();
+        self.answered.notify_waiters();
+        let mut session = ended?;
         session.closed(reason);
         let (code, text) = session.farewell(reason);
         if reason.peer_is_gone() {

@@ -164,7 +164,7 @@ impl<S: Session> Sessions<S> {
         if messages.len() > MAX_MESSAGES {
             return http::text(StatusCode::PAYLOAD_TOO_LARGE, "Too many messages");
         }
-        if !peer.take(&messages) {
+        if !peer.take(&messages).await {
             return no_session();
         }
         let mut reply = Reply::default();
