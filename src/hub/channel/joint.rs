@@ -4,16 +4,15 @@
 //! the engine knew then: so everybody finds everybody who was told before. Who leaves has left at once,
 //! and the engine is told.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::ahead::Ahead;
 use super::subscription::{Arrival, NotSubscribed, Terms, Ticket};
 use super::{Channel, State};
-use crate::cluster::{Change, Following, Holding, Next, NodeId, Share, Snapshot, Topic, Version, Written};
+use crate::cluster::{Change, Following, Next, NodeId, Snapshot, Topic, Version, Written};
 use crate::hub::AppHub;
-use crate::hub::cache::Cached;
 use crate::hub::fanout::{Idle, Subscriber};
 use crate::hub::format::Published;
 use crate::model::event::{Body, Origin};
@@ -33,24 +32,24 @@ pub(super) struct Joint {
     /// number is told.
     settling: bool,
     /// The share that is being written, by its stamp.
-    asked: Option<u64>,
+    pub(super) asked: Option<u64>,
     /// Members of whom the engine may know something else than is true here.
-    unwritten: HashSet<UserId>,
-    newcomers: Vec<Newcomer>,
+    pub(super) unwritten: HashSet<UserId>,
+    pub(super) newcomers: Vec<Newcomer>,
 }
 
 /// Somebody who waits for the engine.
-struct Newcomer {
+pub(super) struct Newcomer {
     subscriber: Subscriber,
-    terms: Terms,
+    pub(super) terms: Terms,
     arrival: Arrival,
     ticket: Arc<Ticket>,
-    standing: Standing,
+    pub(super) standing: Standing,
 }
 
 /// What the engine knows of a newcomer.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
+pub(super) enum Standing {
     Unknown,
     /// It is being written.
     Asked,
@@ -134,32 +133,6 @@ impl Channel {
         joint.newcomers.push(newcomer);
         self.touch(app);
         ticket
-    }
-
-    /// What this node holds. With `whole`, the engine knows nothing of it.
-    pub(in crate::hub) fn share(&self, app: &AppHub, stamp: u64, whole: bool) -> Share {
-        let mut state = self.state.lock();
-        let cached = state.cached.as_deref().filter(|_| whole).and_then(Cached::left);
-        let members = state.holdings(whole);
-        let (subscribers, counted) = (state.subscribers, state.is_counted());
-        let joint = state.joint.get_or_insert_default();
-        if whole {
-            joint.following.lose();
-        }
-        joint.asked = Some(stamp);
-        for newcomer in joint.newcomers.iter_mut().filter(|it| it.standing == Standing::Unknown) {
-            newcomer.standing = Standing::Asked;
-        }
-        let count = subscribers + joint.newcomers.len();
-        if count == 0 {
-            // From here on it is not told anything: whoever comes needs a snapshot again.
-            joint.following.forget();
-            joint.ahead = None;
-        }
-        let snapshot = count > 0 && !joint.following.is_live();
-        let observer = app.observer.get().filter(|_| self.name.kind().is_listed());
-        let told_after = observer.map(|observer| observer.departures_after());
-        Share { stamp, listens: count > 0, count, members, snapshot, cached, told_after, counted }
     }
 
     /// A share has been written: whoever was in it comes in, as soon as this node knows enough.
@@ -358,45 +331,5 @@ impl Channel {
         joint.settling = false;
         let newcomers = std::mem::take(&mut joint.newcomers);
         self.seat_all(&mut state, app, newcomers, |_| {})
-    }
-}
-
-impl State {
-    /// Somebody is told how many subscribers there are, or will be.
-    fn is_counted(&self) -> bool {
-        let newcomers = self.joint.iter().flat_map(|joint| &joint.newcomers);
-        self.counting.is_some() || newcomers.into_iter().any(|newcomer| newcomer.terms.counted)
-    }
-
-    /// Members that have come or gone since the share was written last; or all there are.
-    fn holdings(&mut self, whole: bool) -> Vec<Holding> {
-        let joint = self.joint.get_or_insert_default();
-        let mut ids = std::mem::take(&mut joint.unwritten);
-        let coming = joint.newcomers.iter().filter_map(|it| Some((it.terms.member.as_ref()?, &it.terms)));
-        let coming: HashMap<_, _> =
-            coming.map(|(member, terms)| (&member.user_id, (member, terms))).collect();
-        if whole {
-            ids.extend(coming.keys().map(|id| Arc::clone(id)));
-            ids.extend(self.members.iter().flat_map(|members| members.here()).map(|member| member.user_id));
-        }
-        let holding = |id: UserId| {
-            let here = self.members.as_ref().and_then(|members| members.member_here(&id));
-            match (here, coming.get(&id)) {
-                (Some(member), _) => Holding::Present { member, limit: None },
-                (None, Some((member, terms))) => {
-                    Holding::Present { member: (*member).clone(), limit: Some(terms.max_members) }
-                }
-                (None, None) => Holding::Absent(id),
-            }
-        };
-        ids.into_iter().map(holding).collect()
-    }
-
-    /// Who was known to be on other nodes and is not any more.
-    fn not_in(&self, snapshot: &Snapshot) -> Vec<(NodeId, UserId)> {
-        let there: HashSet<_> =
-            snapshot.members.iter().map(|(node, member)| (*node, &member.user_id)).collect();
-        let known = self.members.iter().flat_map(|members| members.elsewhere());
-        known.filter(|known| !there.contains(known)).map(|(node, id)| (node, Arc::clone(id))).collect()
     }
 }

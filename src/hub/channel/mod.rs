@@ -3,6 +3,7 @@
 
 mod ahead;
 mod joint;
+mod share;
 mod subscription;
 
 use std::sync::Arc;
