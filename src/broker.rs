@@ -31,6 +31,8 @@ use crate::webhook::Webhooks;
 
 /// How often cached events and kept replies are looked at whose time may be over.
 const EXPIRY_SWEEP: Duration = Duration::from_secs(1);
+/// How long telling the other nodes that this one leaves may take, at most.
+const LEAVE: Duration = Duration::from_secs(2);
 /// The place of the first [`PusherFormat`] among the hub's wire forms.
 const FIRST_FORMAT: FormatId = FormatId(0);
 
@@ -110,7 +112,8 @@ impl Broker {
         stop.await;
         let deadline = Instant::now() + self.shutdown_grace;
         self.webhooks.hurry();
-        let clean = server::drain(&self.server, &stopping, alive, ended, self.shutdown_grace).await;
+        let grace = self.shutdown_grace - leave_time(&self.server.pusher, self.shutdown_grace);
+        let clean = server::drain(&self.server, &stopping, alive, ended, grace).await;
         // Now that nobody is here, the other nodes are told so.
         let _ = timeout_at(deadline, self.server.pusher.hub.engine().leave()).await;
         // Only now is all told: sockets that end have something to tell.
@@ -127,6 +130,11 @@ impl Broker {
             || io::Error::new(io::ErrorKind::TimedOut, "sockets were still open at the end of the grace");
         if clean { Ok(()) } else { Err(late()) }
     }
+}
+
+/// How much of the grace is kept for telling the other nodes that this one leaves.
+fn leave_time(pusher: &Pusher, grace: Duration) -> Duration {
+    if pusher.hub.engine().is_shared() { (grace / 4).min(LEAVE) } else { Duration::ZERO }
 }
 
 /// What is done besides serving.

@@ -85,6 +85,10 @@ impl<T> Following<T> {
         self.live = !std::mem::take(&mut self.overflown);
         let mut after = Vec::new();
         for (version, change) in std::mem::take(&mut self.early) {
+            if version.world != self.version.world {
+                // Of a world that is gone, or of the next, which will want a snapshot by itself.
+                continue;
+            }
             if !self.live {
                 self.keep(version, change);
             } else if let Next::Apply(change) = self.next(version, change) {

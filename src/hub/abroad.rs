@@ -42,9 +42,14 @@ impl Abroad {
         self.waiting.retain(|other| !Arc::ptr_eq(other, watcher));
     }
 
-    /// It has a socket on another node, or may have.
+    /// It has a socket on another node.
     pub(super) fn is_there(&self) -> bool {
-        self.settling || !self.counts.is_empty()
+        !self.counts.is_empty()
+    }
+
+    /// It may still turn out to have one.
+    fn may_be_there(&self) -> bool {
+        self.settling && self.counts.is_empty()
     }
 
     fn apply(&mut self, change: Change) {
@@ -101,11 +106,12 @@ impl User {
             return Share { stamp, count, ..Share::default() };
         }
         let abroad = state.abroad.get_or_insert_default();
-        if whole {
-            abroad.following.lose();
-        }
         abroad.asked = Some(stamp);
-        let snapshot = !abroad.following.is_live();
+        let snapshot = whole || !abroad.following.is_live();
+        if snapshot {
+            // What has come until now is in it.
+            abroad.following.forget();
+        }
         Share { stamp, listens, count, snapshot, ..Share::default() }
     }
 
@@ -161,7 +167,8 @@ impl User {
     fn heard(self: &Arc<Self>, state: &mut State, shared: &Shared) -> bool {
         let waiting = state.abroad.as_mut().map(|abroad| std::mem::take(&mut abroad.waiting));
         let waiting = waiting.unwrap_or_default();
-        let online = state.counts_as_online();
+        let unknown = !state.is_somewhere() && state.abroad.as_ref().is_some_and(|it| it.may_be_there());
+        let online = state.counts_as_online() || (unknown && state.is_online());
         let telling = if waiting.len() == state.watchers.len() {
             state.set_first(online);
             false
@@ -179,8 +186,10 @@ impl User {
     fn set_by_what_is_known(self: &Arc<Self>, state: &mut State, shared: &Shared) -> bool {
         if state.is_somewhere() {
             state.come_back()
-        } else if state.counts_as_online() {
-            // Its absence has begun, and is looked after.
+        } else if state.counts_as_online() || !state.is_online() {
+            // Its absence has begun, and is looked after; or it was never here.
+            false
+        } else if state.abroad.as_ref().is_some_and(|abroad| abroad.may_be_there()) {
             false
         } else {
             self.begin_absence(state, shared)

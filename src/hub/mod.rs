@@ -333,7 +333,7 @@ impl AppHub {
     /// Drops the channel's cached event if it is still the one that goes by `number`.
     fn drop_cached(&self, name: &ChannelName, number: u64) {
         let channel = self.channels.get(name).map(|channel| Arc::clone(&channel));
-        if channel.is_some_and(|channel| channel.drop_cached(self, number)) {
+        if channel.is_some_and(|channel| channel.drop_cached(number)) {
             self.give_back(name);
         }
     }

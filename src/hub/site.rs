@@ -157,7 +157,8 @@ impl AppHub {
         };
         let share = channel.share(self, stamp, whole);
         let Shared { agenda, cache, .. } = &*self.shared;
-        let removed = self.channels.remove_if(name, |_, channel| channel.retire(agenda, Some(cache)));
+        let cache = (!self.decides_alone(|| self.topic(name))).then_some(cache);
+        let removed = self.channels.remove_if(name, |_, channel| channel.retire(agenda, cache));
         if removed.is_some() { Share { listens: false, count: 0, snapshot: false, ..share } } else { share }
     }
 

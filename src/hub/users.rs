@@ -133,7 +133,7 @@ impl User {
         free(&mut state.sockets, slot);
         state.delay = delay;
         if state.is_somewhere() {
-            return false;
+            return state.is_vacant();
         }
         let telling = self.begin_absence(&mut state, shared);
         let vacant = state.is_vacant();
@@ -208,6 +208,8 @@ impl User {
             state.back_by = None;
             state.online = false;
             state.told = false;
+            // Nothing of other nodes is followed from here on.
+            state.abroad = None;
         }
         state.is_vacant()
     }
@@ -247,6 +249,11 @@ impl State {
     /// It has a socket, on whatever node.
     pub(super) fn is_somewhere(&self) -> bool {
         !self.sockets.is_empty() || self.abroad.as_ref().is_some_and(|abroad| abroad.is_there())
+    }
+
+    /// Watchers are to know it as online.
+    pub(super) fn is_online(&self) -> bool {
+        self.online
     }
 
     /// It is online: it has a socket, or had one a moment ago.

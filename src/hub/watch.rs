@@ -22,9 +22,11 @@ pub(super) struct Watcher {
 enum State {
     /// Who is online is being gathered; it is told in one frame when nobody is `missing` any more. What
     /// changes meanwhile goes in here.
+    /// Where other nodes are asked, what the client sends meanwhile waits.
     Gathering {
         first: Vec<(UserId, bool)>,
         missing: usize,
+        owed: bool,
     },
     Live,
     Ended,
@@ -51,7 +53,11 @@ impl AppHub {
             before.end();
         }
         // One more than users: this function, which has yet to name them all.
-        let first = State::Gathering { first: Vec::with_capacity(ids.len()), missing: 1 };
+        let owed = self.shared.is_joined;
+        let first = State::Gathering { first: Vec::with_capacity(ids.len()), missing: 1, owed };
+        if owed {
+            subscriber.mailbox.await_answer();
+        }
         let state = Mutex::new(first);
         let watcher = Arc::new(Watcher { subscriber, state });
         let watched = ids.iter().map(|id| self.admit(id, &watcher, offline_delay)).collect();
@@ -89,7 +95,10 @@ impl AppHub {
 
 impl Watch {
     fn end(&self) {
-        *self.watcher.state.lock() = State::Ended;
+        let before = std::mem::replace(&mut *self.watcher.state.lock(), State::Ended);
+        if matches!(before, State::Gathering { owed: true, .. }) {
+            self.watcher.subscriber.mailbox.answered();
+        }
     }
 }
 
@@ -118,7 +127,7 @@ impl Watcher {
     /// Something that was missing has been heard. After the last, the first frame is written.
     pub(super) fn heard(&self, formats: &Formats) {
         let mut state = self.state.lock();
-        let State::Gathering { first, missing } = &mut *state else { return };
+        let State::Gathering { first, missing, owed } = &mut *state else { return };
         *missing -= 1;
         if *missing > 0 {
             return;
@@ -129,6 +138,9 @@ impl Watcher {
         if !online.is_empty() || !offline.is_empty() {
             let format = &formats[self.subscriber.format.index()];
             self.subscriber.mailbox.push(&format.encode_watched(&online, &offline));
+        }
+        if *owed {
+            self.subscriber.mailbox.answered();
         }
         *state = State::Live;
     }
@@ -234,7 +246,7 @@ mod tests {
     fn what_changes_while_the_first_state_is_gathered_goes_into_it() {
         let mailbox = Arc::new(Mailbox::new(SocketId::NOBODY, Transport::WebSocket, None, 1024, 0));
         let subscriber = Subscriber { mailbox: Arc::clone(&mailbox), format: FormatId(0) };
-        let state = Mutex::new(State::Gathering { first: Vec::new(), missing: 1 });
+        let state = Mutex::new(State::Gathering { first: Vec::new(), missing: 1, owed: false });
         let watcher = Watcher { subscriber, state };
         let ids = ["a", "b"].map(UserId::from);
         ids.iter().for_each(|id| watcher.gather(id, false));

@@ -17,7 +17,7 @@ use crate::cluster::Site;
 
 /// How soon a lost link is made anew, at first and at last.
 const FIRST: Duration = Duration::from_millis(50);
-const LAST: Duration = Duration::from_secs(5);
+const LAST: Duration = Duration::from_secs(2);
 /// A link that has held so long was not lost for a reason that is still there.
 const STEADY: Duration = Duration::from_secs(10);
 

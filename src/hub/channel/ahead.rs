@@ -28,7 +28,7 @@ impl Joint {
 
     /// The cached event has been forgotten here, though the engine may still have it.
     pub(super) fn forget_cached(&mut self) {
-        self.following.lose();
+        self.forgot_cached = true;
     }
 }
 

@@ -26,6 +26,8 @@ pub(super) struct Joint {
     pub(super) ahead: Option<Ahead>,
     /// Whoever is here was shown what was cached then, or something newer.
     pub(super) shown: Version,
+    /// The cached event had to be forgotten here: the engine has to be asked for the next newcomer.
+    pub(super) forgot_cached: bool,
     /// Subscribers on other nodes.
     counts: Vec<(NodeId, usize)>,
     /// Some nodes have yet to write their share again: until then nobody is taken for gone, and no
@@ -303,6 +305,7 @@ impl Channel {
         if was_empty {
             joint.shown = version;
         }
+        joint.forgot_cached = false;
         joint.counts = snapshot.counts;
         joint.settling = snapshot.settling;
         let steps = joint.following.begin(version);
@@ -329,7 +332,11 @@ impl Channel {
         joint.asked = None;
         joint.ahead = None;
         joint.settling = false;
+        // Afterwards the engine is told of everybody.
+        joint.unwritten = HashSet::new();
         let newcomers = std::mem::take(&mut joint.newcomers);
-        self.seat_all(&mut state, app, newcomers, |_| {})
+        let mut idle = self.seat_all(&mut state, app, newcomers, |_| {});
+        idle.extend(self.count(&mut state, app));
+        idle
     }
 }

@@ -108,6 +108,7 @@ impl Channel {
     pub(super) fn receive(self: &Arc<Self>, app: &Arc<AppHub>, received: Received) -> Idle {
         let Received { event, own, cached } = received;
         let mut state = self.state.lock();
+        let event = if cached.is_some() { event.detached() } else { event };
         let published = Arc::new(Published::new(event));
         // The first one here was shown what was cached; that may be what comes now.
         let joint = state.joint.as_deref();
@@ -252,11 +253,14 @@ impl Channel {
         app: &Arc<AppHub>,
     ) -> Idle {
         let shared = &app.shared;
-        if state.retired || state.joint.as_deref().is_some_and(Joint::is_settling) {
+        if state.retired {
             return Idle::new();
         }
         let Some(mut counting) = state.counting.take() else { return Idle::new() };
-        let has_space = state.has_space(shared.settings.max_queue_bytes.saturating_mul(JOIN_QUEUES));
+        // While other nodes have yet to say how many they have, it is too early to tell.
+        let settled = !state.joint.as_deref().is_some_and(Joint::is_settling);
+        let limit = shared.settings.max_queue_bytes.saturating_mul(JOIN_QUEUES);
+        let has_space = settled && state.has_space(limit);
         let count = state.subscribers_anywhere();
         let tell = ask(&mut counting, count, has_space, Instant::now());
         state.counting = Some(counting);
@@ -303,13 +307,12 @@ impl Channel {
     }
 
     /// Drops the cached event if it goes by `number`. Says whether the channel is vacant then.
-    pub(super) fn drop_cached(&self, app: &AppHub, number: u64) -> bool {
+    pub(super) fn drop_cached(&self, number: u64) -> bool {
         let mut state = self.state.lock();
         let dropped = state.cached.take_if(|cached| cached.is_number(number));
         // It may be cached elsewhere all the same: whoever comes next has to be told what is.
         if let (Some(joint), true) = (&mut state.joint, dropped.is_some()) {
             joint.forget_cached();
-            self.touch(app);
         }
         state.is_vacant()
     }

@@ -18,20 +18,20 @@ impl Channel {
         let members = state.holdings(whole);
         let (subscribers, counted) = (state.subscribers, state.is_counted());
         let joint = state.joint.get_or_insert_default();
-        if whole {
-            joint.following.lose();
-        }
         joint.asked = Some(stamp);
         for newcomer in joint.newcomers.iter_mut().filter(|it| it.standing == Standing::Unknown) {
             newcomer.standing = Standing::Asked;
         }
         let count = subscribers + joint.newcomers.len();
-        if count == 0 {
-            // From here on it is not told anything: whoever comes needs a snapshot again.
+        let forgotten = joint.forgot_cached && joint.has_newcomers();
+        let snapshot = count > 0 && (whole || forgotten || !joint.following.is_live());
+        if snapshot || count == 0 {
+            // What has come until now is in the snapshot, or nobody is told anything from here on.
             joint.following.forget();
+        }
+        if count == 0 {
             joint.ahead = None;
         }
-        let snapshot = count > 0 && !joint.following.is_live();
         let observer = app.observer.get().filter(|_| self.name.kind().is_listed());
         let told_after = observer.map(|observer| observer.departures_after());
         Share { stamp, listens: count > 0, count, members, snapshot, cached, told_after, counted }

@@ -149,7 +149,9 @@ impl Channel {
         let mut idle = Idle::new();
         if let (Some(user_id), Some(members)) = (user_id, &mut state.members) {
             let left = members.leave(user_id, socket);
-            if let (Left::Last | Left::Elsewhere, Some(joint)) = (&left, &mut state.joint) {
+            if let (Left::Last | Left::Elsewhere, Some(joint)) = (&left, &mut state.joint)
+                && !app.decides_alone(|| self.topic(app))
+            {
                 joint.unwritten(user_id);
             }
             if left == Left::Last {

@@ -18,6 +18,7 @@ pub use self::quota::Quotas;
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -37,6 +38,8 @@ struct Call<'a> {
     hub: Arc<AppHub>,
     query: Query<'a>,
     pusher: &'a Pusher,
+    /// Something has been published; what is left is only to answer.
+    published: AtomicBool,
 }
 
 /// An answer other than success.
@@ -116,7 +119,7 @@ async fn route(pusher: &Pusher, request: Request<Incoming>, path: &str) -> Resul
     guard::check_body(&signed, &body)?;
 
     let segments = segments_of(path);
-    let call = Call { app, hub: pusher.hub.app(&app.id), query, pusher };
+    let call = Call { app, hub: pusher.hub.app(&app.id), query, pusher, published: AtomicBool::new(false) };
     // What is not UTF-8 stays as it is, and so names nothing that there is.
     let decoded = |segment| decode(segment, Plus::Literal).unwrap_or(Cow::Borrowed(segment));
     let rest: Vec<_> = segments.map(decoded).collect();

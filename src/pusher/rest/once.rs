@@ -1,13 +1,15 @@
 //! Requests that a backend can safely repeat, by `Idempotency-Key` (protocol.md §6.11).
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};
 
-use super::{Call, Refusal, batch_events, events};
+use super::{Call, Refusal, batch_events, empty_object, events};
 use crate::http::Reply;
-use crate::idempotency::{Denied, Fingerprint, Turn};
+use crate::idempotency::{Claim, Denied, Fingerprint, Turn};
 
 const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 const MAX_KEY_LENGTH: usize = 255;
@@ -56,11 +58,29 @@ pub(super) async fn publish(
         Turn::First(claim) => claim,
         Turn::Again(reply) => return Ok(reply),
     };
-    // A refused request, or one whose client hangs up while it waits, drops the claim. Between
-    // publishing and keeping the reply nothing waits, so what is published is remembered.
+    // A refused request, or one whose client hangs up before it is published, gives the key back.
+    let mut claimed = Claimed { call, claim: Some(claim) };
     let reply = endpoint.trigger(call, body).await?;
-    claim.keep(&reply);
+    if let Some(claim) = claimed.claim.take() {
+        claim.keep(&reply);
+    }
     Ok(reply)
+}
+
+/// A key while its request is carried out.
+struct Claimed<'a> {
+    call: &'a Call<'a>,
+    claim: Option<Claim>,
+}
+
+impl Drop for Claimed<'_> {
+    /// A client that hangs up after its events were published, while other nodes are asked for numbers,
+    /// must not publish them again.
+    fn drop(&mut self) {
+        if let Some(claim) = self.claim.take().filter(|_| self.call.published.load(Ordering::Relaxed)) {
+            claim.keep(&empty_object());
+        }
+    }
 }
 
 /// The request's key, if it has one.

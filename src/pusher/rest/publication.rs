@@ -1,6 +1,7 @@
 //! From the fields of a trigger request to what is published (protocol.md §6.3).
 
 use std::borrow::Cow;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -108,6 +109,7 @@ impl Publication {
 
     /// Publishes to every channel. Never waits: a caller that hangs up must not leave half of it.
     pub(super) fn publish(&self, call: &Call<'_>, budget: &mut Budget) {
+        call.published.store(true, Ordering::Relaxed);
         call.pusher.metrics.api_events.add(self.channels.len());
         for channel in &self.channels {
             let body = Body::Message { name: self.name.clone(), data: self.data.clone(), user_id: None };

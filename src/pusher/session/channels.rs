@@ -95,10 +95,12 @@ impl PusherSession {
                 None => Err(Refused::NotThatUser(name)),
             };
         }
-        // Those that were refused after all.
-        self.subscriptions.retain(|_, subscription| !subscription.is_void());
-        if self.subscriptions.contains_key(&name) {
+        if self.subscriptions.get(&name).is_some_and(|subscription| !subscription.is_void()) {
             return Err(Refused::Existing(name));
+        }
+        if self.subscriptions.len() >= limits.max_channels_per_connection {
+            // Some may have been refused after all.
+            self.subscriptions.retain(|_, subscription| !subscription.is_void());
         }
         if self.subscriptions.len() >= limits.max_channels_per_connection {
             return Err(Refused::TooManyChannels(self.subscriptions.len()));
