@@ -197,49 +197,51 @@ pub(super) fn shared(
     (Caller(sender), serve(connection, batches, limit))
 }
 
-async fn serve(
-    connection: Connection,
-    mut batches: mpsc::Receiver<(Batch, Answer)>,
-    limit: Duration,
-) -> Lost {
-    let Connection { mut reader, mut writer } = connection;
-    let (sent, mut unanswered) = mpsc::channel::<(usize, Answer)>(UNANSWERED);
-    let write = async {
-        while let Some((batch, answer)) = batches.recv().await {
-            if sent.send((batch.commands, answer)).await.is_err() {
-                break;
-            }
-            if let Err(lost) = writer.send(&batch.bytes).await {
-                return lost;
-            }
-        }
-        "nobody needs it".to_owned()
-    };
-    let read = async {
-        loop {
-            let (count, answer) = tokio::select! {
-                biased;
-                next = unanswered.recv() => match next {
-                    Some(next) => next,
-                    None => return "nobody needs it".to_owned(),
-                },
-                early = reader.next() => match early {
-                    // A reply that was not asked for would be taken for the next command's.
-                    Ok(Reply::Push(_)) => continue,
-                    Ok(_) => return "it answers what was not asked".to_owned(),
-                    Err(lost) => return lost,
-                },
-            };
-            match reader.replies(count, limit).await {
-                // The caller may have given up.
-                Ok(replies) => drop(answer.send(replies)),
-                Err(lost) => return lost,
-            }
-        }
-    };
+async fn serve(connection: Connection, batches: mpsc::Receiver<(Batch, Answer)>, limit: Duration) -> Lost {
+    let Connection { reader, writer } = connection;
+    let (sent, unanswered) = mpsc::channel(UNANSWERED);
     tokio::select! {
-        lost = write => lost,
-        lost = read => lost,
+        lost = write(writer, batches, sent) => lost,
+        lost = read(reader, unanswered, limit) => lost,
+    }
+}
+
+async fn write(
+    mut writer: Writer,
+    mut batches: mpsc::Receiver<(Batch, Answer)>,
+    sent: mpsc::Sender<(usize, Answer)>,
+) -> Lost {
+    while let Some((batch, answer)) = batches.recv().await {
+        if sent.send((batch.commands, answer)).await.is_err() {
+            break;
+        }
+        if let Err(lost) = writer.send(&batch.bytes).await {
+            return lost;
+        }
+    }
+    "nobody needs it".to_owned()
+}
+
+async fn read(mut reader: Reader, mut unanswered: mpsc::Receiver<(usize, Answer)>, limit: Duration) -> Lost {
+    loop {
+        let (count, answer) = tokio::select! {
+            biased;
+            next = unanswered.recv() => match next {
+                Some(next) => next,
+                None => return "nobody needs it".to_owned(),
+            },
+            early = reader.next() => match early {
+                // A reply that was not asked for would be taken for the next command's.
+                Ok(Reply::Push(_)) => continue,
+                Ok(_) => return "it answers what was not asked".to_owned(),
+                Err(lost) => return lost,
+            },
+        };
+        match reader.replies(count, limit).await {
+            // The caller may have given up.
+            Ok(replies) => drop(answer.send(replies)),
+            Err(lost) => return lost,
+        }
     }
 }
 

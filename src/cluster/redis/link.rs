@@ -52,6 +52,33 @@ pub(super) struct Link {
 }
 
 impl Link {
+    fn new(
+        node: NodeId,
+        partitions: Vec<usize>,
+        scripts: Scripts,
+        caller: Caller,
+        listener: Listener,
+    ) -> Self {
+        Self {
+            node,
+            name: format!("{:016x}", node.0),
+            former: Mutex::new(vec![String::new(); partitions.len()]),
+            partitions,
+            scripts,
+            caller,
+            listener,
+            dirty: Dirty::new(),
+            outbox: Outbox::new(),
+            listening: AtomicUsize::new(0),
+            telling: AtomicU32::new(0),
+            nudge: Notify::new(),
+            graves: Graves::default(),
+            unsettled: Mutex::default(),
+            stopped: AtomicBool::new(false),
+            stop: Notify::new(),
+        }
+    }
+
     pub(super) fn serves(&self, topic: &Topic) -> bool {
         self.partitions.contains(&partition_of(topic))
     }
@@ -134,25 +161,7 @@ async fn open(
     let (caller, calling) = shared(write, access.timeout);
     let (publisher, publishing) = shared(publish, access.timeout);
     let (ears, hearing) = listener(listen, access.timeout);
-    let node = engine.draw();
-    let link = Arc::new(Link {
-        node,
-        name: format!("{:016x}", node.0),
-        former: Mutex::new(vec![String::new(); partitions.len()]),
-        partitions,
-        scripts,
-        caller,
-        listener: ears,
-        dirty: Dirty::new(),
-        outbox: Outbox::new(),
-        listening: AtomicUsize::new(0),
-        telling: AtomicU32::new(0),
-        nudge: Notify::new(),
-        graves: Graves::default(),
-        unsettled: Mutex::default(),
-        stopped: AtomicBool::new(false),
-        stop: Notify::new(),
-    });
+    let link = Arc::new(Link::new(engine.draw(), partitions, scripts, caller, ears));
     tasks.spawn(calling);
     tasks.spawn(publishing);
     tasks.spawn(hearing.hear(engine.clone(), link.clone()));

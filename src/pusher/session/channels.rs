@@ -67,6 +67,25 @@ impl Refuser {
     }
 }
 
+impl Refuser {
+    /// What is to be said when it is known whether the socket is let in.
+    fn arrival(
+        self,
+        name: &ChannelName,
+        max_members: usize,
+    ) -> impl FnOnce(Result<&Snapshot<'_>, NotSubscribed>) + Send + 'static + use<> {
+        let name = name.clone();
+        move |found| match found {
+            Ok(snapshot) => welcome(&self.mailbox, &name, snapshot),
+            Err(NotSubscribed::Full) => {
+                self.tell(name.as_str(), &Refused::ChannelFull(name.clone(), max_members));
+            }
+            // A refused channel would stay pending for ever; a closed client comes back.
+            Err(NotSubscribed::Busy) => self.mailbox.close(CloseReason::OverCapacity),
+        }
+    }
+}
+
 impl PusherSession {
     /// Says whether that is done: a refusal waits until the subscribes before it are answered, and may be
     /// none then.
@@ -113,15 +132,7 @@ impl PusherSession {
         if name.kind().access == Access::Signed && !self.authorize_socket() {
             return Err(Refused::Closing);
         }
-        let (refuser, channel, max) = (self.refuser(), name.clone(), terms.max_members);
-        let arrival = move |found: Result<&Snapshot<'_>, NotSubscribed>| match found {
-            Ok(snapshot) => welcome(&refuser.mailbox, &channel, snapshot),
-            Err(NotSubscribed::Full) => {
-                refuser.tell(channel.as_str(), &Refused::ChannelFull(channel.clone(), max));
-            }
-            // A refused channel would stay pending for ever; a closed client comes back.
-            Err(NotSubscribed::Busy) => refuser.mailbox.close(CloseReason::OverCapacity),
-        };
+        let arrival = self.refuser().arrival(&name, terms.max_members);
         if let Some(subscription) = self.hub.subscribe(&name, &self.subscriber(), &terms, arrival) {
             self.subscriptions.insert(name, subscription);
         }
