@@ -45,11 +45,6 @@ impl<T> Following<T> {
         self.live && self.version.world == version.world && self.version.number >= version.number
     }
 
-    /// What is known is no longer up to date. What comes is kept until there is a snapshot.
-    pub fn lose(&mut self) {
-        self.live = false;
-    }
-
     /// A change that leads to `version` has come.
     pub fn next(&mut self, version: Version, change: T) -> Next<T> {
         if !self.live {

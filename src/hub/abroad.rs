@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
+use super::elsewhere::Elsewhere;
 use super::users::{State, User};
 use super::watch::Watcher;
 use super::{AppHub, Shared};
-use crate::cluster::{Change, Following, Next, NodeId, Order, Share, Topic, Written};
+use crate::cluster::{Change, Following, Next, Order, Share, Topic, Written};
 use crate::mailbox::Mailbox;
 use crate::model::close::CloseReason;
 use crate::model::member::UserId;
@@ -20,7 +21,7 @@ const CLOSED_AT_ONCE: usize = 256;
 #[derive(Default)]
 pub(super) struct Abroad {
     following: Following<Change>,
-    counts: Vec<(NodeId, usize)>,
+    counts: Elsewhere,
     /// Some nodes have yet to say: until then the user is not taken for gone.
     settling: bool,
     /// The share that is being written, by its stamp.
@@ -50,15 +51,6 @@ impl Abroad {
     /// It may still turn out to have one.
     fn may_be_there(&self) -> bool {
         self.settling && self.counts.is_empty()
-    }
-
-    fn apply(&mut self, change: Change) {
-        for (node, count) in change.counts {
-            self.counts.retain(|(other, _)| *other != node);
-            if count > 0 {
-                self.counts.push((node, count));
-            }
-        }
     }
 }
 
@@ -123,10 +115,10 @@ impl User {
         };
         abroad.asked = None;
         let Some(snapshot) = written.snapshot else { return !abroad.following.is_live() };
-        abroad.counts = snapshot.counts;
+        abroad.counts = snapshot.counts.into();
         abroad.settling = snapshot.settling;
         for change in abroad.following.begin(written.version) {
-            abroad.apply(change);
+            abroad.counts.set(change.counts);
         }
         let again = !abroad.following.is_live();
         let telling = self.heard(&mut state, shared);
@@ -142,7 +134,7 @@ impl User {
         match abroad.following.next(change.version, change) {
             Next::Nothing => return false,
             Next::Lost => return true,
-            Next::Apply(change) => abroad.apply(change),
+            Next::Apply(change) => abroad.counts.set(change.counts),
         }
         let telling = self.set_by_what_is_known(&mut state, shared);
         drop(state);

@@ -15,6 +15,7 @@ mod agenda;
 mod cache;
 mod channel;
 mod counting;
+mod elsewhere;
 mod fanout;
 mod format;
 mod notice;
@@ -164,11 +165,16 @@ impl Hub {
 
     /// The channels of the app that goes by `id`.
     pub fn app(&self, id: &AppId) -> Arc<AppHub> {
-        if let Some(app) = self.apps.get(id) {
-            return Arc::clone(&app);
+        if let Some(app) = self.known(id) {
+            return app;
         }
         let new = || Arc::new(AppHub::new(id, Arc::clone(&self.shared)));
         Arc::clone(&self.apps.entry(Arc::clone(id)).or_insert_with(new))
+    }
+
+    /// The same, if anything has happened in it.
+    fn known(&self, id: &AppId) -> Option<Arc<AppHub>> {
+        self.apps.get(id).map(|app| Arc::clone(&app))
     }
 
     /// Has `observer` told what becomes true of an app's channels, from now on and for good.

@@ -128,11 +128,6 @@ enum Found {
 }
 
 impl Hub {
-    /// An app that anything has happened in here.
-    fn known(&self, id: &AppId) -> Option<Arc<AppHub>> {
-        self.apps.get(id).map(|app| Arc::clone(&app))
-    }
-
     fn find(&self, topic: &Topic) -> Option<Found> {
         Some(match topic {
             Topic::Channel(id, name) => {

@@ -13,6 +13,7 @@ use super::subscription::{Arrival, NotSubscribed, Terms, Ticket};
 use super::{Channel, State};
 use crate::cluster::{Change, Following, Next, NodeId, Snapshot, Topic, Version, Written};
 use crate::hub::AppHub;
+use crate::hub::elsewhere::Elsewhere;
 use crate::hub::fanout::{Idle, Subscriber};
 use crate::hub::format::Published;
 use crate::model::event::{Body, Origin};
@@ -29,7 +30,7 @@ pub(super) struct Joint {
     /// The cached event had to be forgotten here: the engine has to be asked for the next newcomer.
     pub(super) forgot_cached: bool,
     /// Subscribers on other nodes.
-    counts: Vec<(NodeId, usize)>,
+    counts: Elsewhere,
     /// Some nodes have yet to write their share again: until then nobody is taken for gone, and no
     /// number is told.
     settling: bool,
@@ -73,7 +74,7 @@ impl Joint {
 
     /// Subscribers on other nodes.
     pub(super) fn elsewhere(&self) -> usize {
-        self.counts.iter().map(|(_, count)| count).sum()
+        self.counts.sum()
     }
 
     pub(super) fn is_settling(&self) -> bool {
@@ -93,13 +94,6 @@ impl Joint {
         newcomer.subscriber.mailbox.answered();
         if let Some(member) = newcomer.terms.member {
             self.unwritten.insert(member.user_id);
-        }
-    }
-
-    fn set_count(&mut self, node: NodeId, count: usize) {
-        self.counts.retain(|(other, _)| *other != node);
-        if count > 0 {
-            self.counts.push((node, count));
         }
     }
 }
@@ -256,9 +250,7 @@ impl Channel {
         let Some(joint) = state.joint.as_deref_mut().filter(|_| !change.counts.is_empty()) else {
             return idle;
         };
-        for (node, count) in change.counts {
-            joint.set_count(node, count);
-        }
+        joint.counts.set(change.counts);
         idle.extend(self.count(state, app));
         idle
     }
@@ -306,7 +298,7 @@ impl Channel {
             joint.shown = version;
         }
         joint.forgot_cached = false;
-        joint.counts = snapshot.counts;
+        joint.counts = snapshot.counts.into();
         joint.settling = snapshot.settling;
         let steps = joint.following.begin(version);
         idle.extend(self.count(state, app));

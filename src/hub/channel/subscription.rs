@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use super::{Channel, Joint, State};
+use super::{Channel, State};
 use crate::hub::AppHub;
 use crate::hub::fanout::{Idle, Segment, Subscriber};
 use crate::hub::notice::Fact;
@@ -102,31 +102,33 @@ impl Subscription {
     pub(in crate::hub) fn end(self, socket: SocketId, app: &Arc<AppHub>) -> (ChannelName, Idle, bool) {
         let (channel, user_id) = (&self.channel, self.user_id.as_ref());
         let mut state = channel.state.lock();
-        let idle = match &self.seating {
-            Seating::Seated(seated) => channel.vacate(&mut state, app, socket, seated, user_id),
-            Seating::Waiting(ticket) => match ticket.get() {
-                Some(Some(seated)) => channel.vacate(&mut state, app, socket, seated, user_id),
-                Some(None) => Idle::new(),
-                None => {
-                    channel.give_up(&mut state, app, ticket);
-                    Idle::new()
-                }
-            },
-        };
+        // Under the lock: a ticket is not filled meanwhile.
+        let mut idle = Idle::new();
+        match (self.seated(), &self.seating) {
+            (Some(Some(seated)), _) => idle = channel.vacate(&mut state, app, socket, seated, user_id),
+            (None, Seating::Waiting(ticket)) => channel.give_up(&mut state, app, ticket),
+            // It was refused.
+            (Some(None) | None, _) => {}
+        }
         (channel.name.clone(), idle, state.is_vacant())
+    }
+
+    /// Its place, or that it was refused one; nothing while it waits.
+    fn seated(&self) -> Option<Option<&Seated>> {
+        match &self.seating {
+            Seating::Seated(seated) => Some(Some(seated)),
+            Seating::Waiting(ticket) => ticket.get().map(Option::as_ref),
+        }
     }
 
     /// The socket was refused after all: it was never in the channel, and need not leave it.
     pub fn is_void(&self) -> bool {
-        matches!(&self.seating, Seating::Waiting(ticket) if matches!(ticket.get(), Some(None)))
+        matches!(self.seated(), Some(None))
     }
 
     /// The socket is in the channel, and has been told so.
     pub fn is_confirmed(&self) -> bool {
-        match &self.seating {
-            Seating::Seated(_) => true,
-            Seating::Waiting(ticket) => matches!(ticket.get(), Some(Some(_))),
-        }
+        matches!(self.seated(), Some(Some(_)))
     }
 
     /// The member that the socket is in this channel.
@@ -171,7 +173,7 @@ impl Channel {
     /// Somebody who waits for the engine leaves again.
     fn give_up(&self, state: &mut State, app: &AppHub, ticket: &Arc<Ticket>) {
         if let Some(joint) = &mut state.joint {
-            Joint::give_up(joint, ticket);
+            joint.give_up(ticket);
         }
         self.touch(app);
     }
