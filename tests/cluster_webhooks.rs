@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::nodes::PATIENCE;
+use common::nodes::{LOSSES, PATIENCE};
 use common::{Client, Dice, HOME, Listener, Nodes, Receiver, Redis, Settings, settings, within};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -125,6 +125,37 @@ async fn a_client_event_is_told_once() {
     for listener in &listeners {
         listener.until("the others' events", |ear| ear.others.len() == 2).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_redis_forgets_is_not_told_again() {
+    let mut receiver = Receiver::new().await;
+    let redis = Redis::start().await;
+    let nodes = Nodes::start(2, &redis.url(), told_to(&receiver, "0s")).await;
+    let mut listeners = Vec::new();
+    for node in nodes.iter() {
+        let listener = node.listener().await;
+        listener.join(ROOM, "ada").await;
+        listeners.push(listener);
+    }
+    receiver.expect([told("channel_occupied", ROOM), told_of("member_added", ROOM, "ada")]).await;
+    redis.flush().await;
+    for node in nodes.iter() {
+        node.becomes(LOSSES, 1.0).await;
+        node.ready().await;
+        node.counts(ROOM, 2).await;
+    }
+    // Who comes afterwards is told as ever, and nothing else was before.
+    let bob = nodes[0].listener().await;
+    bob.join(ROOM, "bob").await;
+    receiver.expect([told_of("member_added", ROOM, "bob")]).await;
+    let _markers = nothing_more(&mut receiver, &nodes).await;
+    for listener in &listeners {
+        listener.unsubscribe(ROOM).await;
+    }
+    receiver.expect([told_of("member_removed", ROOM, "ada")]).await;
+    bob.unsubscribe(ROOM).await;
+    receiver.expect([told_of("member_removed", ROOM, "bob"), told("channel_vacated", ROOM)]).await;
 }
 
 /// Joins and leaves on one node after the other, and stays shorter or longer than a delay.

@@ -90,6 +90,54 @@ async fn what_redis_forgets_is_written_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_redis_forgets_is_not_told_again() {
+    let server = RedisServer::start().await;
+    let settings = settings(&server.url());
+    let told = Some(Duration::from_millis(1));
+    let nodes = [Node::start(engine(&settings), told).await, Node::start(engine(&settings), told).await];
+    let (room, next) = (channel("presence-room"), channel("presence-next"));
+    let facts = || nodes.iter().map(|node| node.site.state.lock().facts.len()).sum::<usize>();
+    for node in &nodes {
+        node.join(&room, "ann", None);
+        node.settled(&room).await;
+    }
+    eventually_within(LIMIT, "two facts", async || facts() == 2).await;
+    server.cli(&["FLUSHALL"]);
+    for node in &nodes {
+        eventually_within(LIMIT, "it has noticed", async || node.engine.report().losses > 0).await;
+    }
+    is_back(&nodes).await;
+    for node in &nodes {
+        node.knows(&room, "both", |k| k.total() == 2 && k.counts.len() == 1 && k.members.len() == 1).await;
+    }
+    for node in &nodes {
+        node.abandon(&room);
+        node.settled(&room).await;
+    }
+    // Two departures, and no arrival before them.
+    eventually_within(LIMIT, "four facts", async || facts() == 4).await;
+    nodes[0].join(&next, "bob", None);
+    eventually_within(LIMIT, "six facts", async || facts() >= 6).await;
+    assert_eq!(facts(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cached_event_that_a_node_gives_back_is_seen_by_all() {
+    let server = RedisServer::start().await;
+    let topic = channel("cache-news");
+    let first = Node::start(engine(&settings(&server.url())), None).await;
+    first.listen(&topic);
+    first.knows(&topic, "it listens", |known| known.version.is_some()).await;
+    // As if the engine had forgotten the event while this node was away.
+    let back = Node::begin(engine(&settings(&server.url())), None);
+    back.hold(&topic, |known| {
+        known.cached = Some("x".to_owned());
+        known.listens = true;
+    });
+    first.knows(&topic, "it has come", |known| known.cached.as_deref() == Some("x")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_comes_back_is_not_seen_to_have_gone() {
     let server = RedisServer::start().await;
     let nodes = two(&settings(&server.url())).await;

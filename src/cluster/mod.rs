@@ -66,6 +66,9 @@ pub struct Share {
     pub snapshot: bool,
     /// The cached event and for how long, for an engine that has none.
     pub cached: Option<(Event, Duration)>,
+    /// The engine had this node's share when it was lost: if it has forgotten it, somebody has been told
+    /// of the channel already.
+    pub known: bool,
     /// Somebody is told what becomes true of this channel, see [`Fact`]: departures that long
     /// afterwards, unless they are taken back.
     pub told_after: Option<Duration>,
@@ -82,6 +85,8 @@ pub enum Holding {
         member: Member,
         /// It is refused when the topic has as many users; `None` when it has been let in already.
         limit: Option<usize>,
+        /// The engine knew of it when it was lost, see [`Share::known`].
+        known: bool,
     },
     /// It is no longer.
     Absent(UserId),

@@ -30,6 +30,8 @@ pub struct Known {
     pub own: BTreeMap<String, Option<usize>>,
     dirty: BTreeSet<String>,
     pub refused: Vec<String>,
+    /// Those of its own that the engine knew when it was lost.
+    lost: Option<BTreeSet<String>>,
     // The others'.
     pub version: Option<Version>,
     wants: bool,
@@ -269,9 +271,11 @@ impl Site for FakeSite {
         let stamp = state.stamp;
         let Some(known) = state.topics.get_mut(topic) else { return Share { stamp, ..Share::default() } };
         let dirty = std::mem::take(&mut known.dirty);
+        let lost = known.lost.as_ref();
         let present = |(user, limit): (&String, &Option<usize>)| Holding::Present {
             member: Member { user_id: user.as_str().into(), user_info: Some("{\"n\":1}".into()) },
             limit: *limit,
+            known: lost.is_some_and(|lost| lost.contains(user)),
         };
         let members = if whole {
             known.own.iter().map(present).collect()
@@ -293,6 +297,7 @@ impl Site for FakeSite {
             snapshot,
             cached: cached.map(|text| (event(topic, text), Duration::from_secs(60))),
             told_after: self.told_after,
+            known: lost.is_some(),
         }
     }
 
@@ -301,6 +306,7 @@ impl Site for FakeSite {
             let mut state = self.state.lock();
             let State { topics, wrong, .. } = &mut *state;
             let Some(known) = topics.get_mut(topic) else { return };
+            known.lost = None;
             for user in written.refused {
                 known.own.remove(&*user);
                 known.count -= 1;
@@ -379,6 +385,8 @@ impl Site for FakeSite {
             for (topic, known) in &mut state.topics {
                 if concerned(topic) {
                     // What it knew stands until there is a snapshot; changes in between are lost.
+                    known.lost =
+                        known.version.map(|_| known.own.keys().cloned().collect()).or(known.lost.take());
                     known.version = None;
                     known.early.clear();
                 }

@@ -33,6 +33,8 @@ pub(super) async fn flush(engine: Arc<Redis>, link: Arc<Link>) -> Lost {
     let mut flush = Flush { listened: HashSet::new(), engine, link, site };
     match flush.work().await {
         Ok(()) => "there is nothing to write".to_owned(),
+        // The node has left, and tells what is left to tell: that is not to be ended.
+        Err(Failed::Bad(_)) if flush.link.stopped.load(Ordering::Acquire) => pending().await,
         Err(Failed::Bad(why)) => why,
         // Whoever serves the connection says why.
         Err(Failed::Gone) => pending().await,
@@ -156,6 +158,7 @@ impl Flush {
             [&place.name, &self.link.name, &count, flag(share.listens), flag(*whole), flag(share.snapshot)];
         let mut args: Vec<&[u8]> = fixed.into_iter().map(str::as_bytes).collect();
         args.extend([told.as_bytes(), former.as_bytes(), window.as_bytes(), keep.as_bytes(), &cached]);
+        args.push(flag(share.known).as_bytes());
         let members: Vec<[String; 4]> = share.members.iter().map(member).collect();
         args.extend(members.iter().flatten().map(String::as_bytes));
         run(batch, &self.link.scripts.write, &self.engine.tags[place.partition], &args);
@@ -203,8 +206,8 @@ fn told(share: &Share) -> String {
 
 fn member(holding: &Holding) -> [String; 4] {
     match holding {
-        Holding::Present { member, limit } => [
-            "+".to_owned(),
+        Holding::Present { member, limit, known } => [
+            if *known { "=" } else { "+" }.to_owned(),
             member.user_id.to_string(),
             // Nothing is not the same as an empty text.
             member.user_info.as_ref().map_or_else(|| "-".to_owned(), |info| format!("+{info}")),

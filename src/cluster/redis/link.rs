@@ -165,6 +165,10 @@ async fn open(
     tasks.spawn(calling);
     tasks.spawn(publishing);
     tasks.spawn(hearing.hear(engine.clone(), link.clone()));
+    if engine.leaving.load(Ordering::Acquire) {
+        // A name that is entered now would stand there until its lease has run out.
+        return Err("this node leaves".to_owned());
+    }
     tokio::select! {
         done = enter(engine, &link) => match done {
             Ok(()) => Ok((link, publisher)),

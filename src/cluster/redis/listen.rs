@@ -222,8 +222,11 @@ impl Ears<'_> {
         match payload.first() {
             Some(b'C') => match read_change(payload.slice(1..), |node| self.engine.is_own(node)) {
                 Some(change) => self.site.changed(topic, change),
-                // The next one that can be read shows that one is missing.
-                None => self.engine.stats.bad_data("a change that cannot be read"),
+                None => {
+                    self.engine.stats.bad_data("a change that cannot be read");
+                    // Somebody may wait for just that one.
+                    self.link.dirty.push(topic, true);
+                }
             },
             Some(b'E') => match read_cached_event(payload.slice(1..)) {
                 Some((version, keep, envelope)) => {

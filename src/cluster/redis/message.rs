@@ -124,7 +124,11 @@ fn user(reply: &Reply) -> Option<UserId> {
 fn member(user_id: UserId, info: &[u8]) -> Option<Member> {
     let user_info = match info.split_first()? {
         (b'-', _) => None,
-        (b'+', json) => Some(Arc::from(std::str::from_utf8(json).ok()?)),
+        (b'+', json) => {
+            // It goes into frames as it is.
+            serde_json::from_slice::<serde::de::IgnoredAny>(json).ok()?;
+            Some(Arc::from(std::str::from_utf8(json).ok()?))
+        }
         _ => return None,
     };
     Some(Member { user_id, user_info })
@@ -149,6 +153,7 @@ mod tests {
         assert_eq!(change_.added.len(), 1);
         assert_eq!(change_.added[0].1.user_info.as_deref(), Some("{}"));
         assert_eq!(change_.removed, [(NodeId(8), "w".into())]);
+        assert!(change(&text.replace("3:+{}", "3:+{x")).is_none(), "no JSON");
         for len in 0..text.len() {
             assert!(change(&text[..len]).is_none(), "{len}");
         }

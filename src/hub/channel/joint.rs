@@ -38,6 +38,8 @@ pub(super) struct Joint {
     pub(super) asked: Option<u64>,
     /// Members of whom the engine may know something else than is true here.
     pub(super) unwritten: HashSet<UserId>,
+    /// The engine was lost when it knew that somebody is here: these members, until it knows again.
+    pub(super) known: Option<HashSet<UserId>>,
     pub(super) newcomers: Vec<Newcomer>,
 }
 
@@ -139,6 +141,7 @@ impl Channel {
             return Idle::new();
         }
         joint.asked = None;
+        joint.known = None;
         for newcomer in joint.newcomers.iter_mut().filter(|it| it.standing == Standing::Asked) {
             newcomer.standing = Standing::Written(written.version);
         }
@@ -319,7 +322,9 @@ impl Channel {
     /// The engine is away: whoever waits for it comes in by what is known here.
     pub(in crate::hub) fn cut_off(self: &Arc<Self>, app: &Arc<AppHub>) -> Idle {
         let mut state = self.state.lock();
+        let known = state.known_to_the_engine();
         let Some(joint) = state.joint.as_deref_mut() else { return Idle::new() };
+        joint.known = known;
         joint.following.forget();
         joint.asked = None;
         joint.ahead = None;

@@ -23,6 +23,7 @@ impl Channel {
             newcomer.standing = Standing::Asked;
         }
         let count = subscribers + joint.newcomers.len();
+        let known = joint.known.is_some();
         let forgotten = joint.forgot_cached && joint.has_newcomers();
         let snapshot = count > 0 && (whole || forgotten || !joint.following.is_live());
         if snapshot || count == 0 {
@@ -34,7 +35,7 @@ impl Channel {
         }
         let observer = app.observer.get().filter(|_| self.name.kind().is_listed());
         let told_after = observer.map(|observer| observer.departures_after());
-        Share { stamp, listens: count > 0, count, members, snapshot, cached, told_after, counted }
+        Share { stamp, listens: count > 0, count, members, snapshot, cached, known, told_after, counted }
     }
 }
 
@@ -56,17 +57,30 @@ impl State {
             ids.extend(coming.keys().map(|id| Arc::clone(id)));
             ids.extend(self.members.iter().flat_map(|members| members.here()).map(|member| member.user_id));
         }
+        let known = |id: &UserId| joint.known.as_ref().is_some_and(|known| known.contains(id));
         let holding = |id: UserId| {
             let here = self.members.as_ref().and_then(|members| members.member_here(&id));
             match (here, coming.get(&id)) {
-                (Some(member), _) => Holding::Present { member, limit: None },
+                (Some(member), _) => Holding::Present { member, limit: None, known: known(&id) },
                 (None, Some((member, terms))) => {
-                    Holding::Present { member: (*member).clone(), limit: Some(terms.max_members) }
+                    let (member, limit) = ((*member).clone(), Some(terms.max_members));
+                    Holding::Present { member, limit, known: known(&id) }
                 }
                 (None, None) => Holding::Absent(id),
             }
         };
         ids.into_iter().map(holding).collect()
+    }
+
+    /// The members of whom the engine knows, if it knows that anybody is here. What it knew when it was
+    /// lost before, and has not been told again, stays.
+    pub(super) fn known_to_the_engine(&self) -> Option<HashSet<UserId>> {
+        let joint = self.joint.as_ref()?;
+        if joint.known.is_some() || !joint.following.is_live() {
+            return joint.known.clone();
+        }
+        let here = self.members.iter().flat_map(|members| members.here()).map(|member| member.user_id);
+        (self.subscribers > 0).then(|| here.filter(|id| !joint.unwritten.contains(id)).collect())
     }
 
     /// Who was known to be on other nodes and is not any more.

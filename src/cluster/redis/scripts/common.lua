@@ -23,6 +23,10 @@ local function open(K)
   local x = {
     K = K, t = T .. ':t:' .. K, n = T .. ':n:' .. K, u = T .. ':u:' .. K,
     counts = {}, added = {}, removed = {}, was = {}, users = {},
+    -- Who has been told of already, in a world that is lost: users, and the topic itself as ''.
+    known = {},
+    -- A number is to be left out, so that whoever listens asks for a snapshot.
+    skips = false,
   }
   local held = call('HMGET', x.t, 'seq', 'sum', 'told')
   x.seq = tonumber(held[1] or nil)
@@ -77,9 +81,9 @@ local function remove(x, node, user)
   x.removed[#x.removed + 1] = str(node) .. str(user)
 end
 
-local function arrived(x, suffix)
+local function arrived(x, suffix, known)
   -- A departure that nobody was told of yet is taken back, and there is nothing to tell.
-  if call('ZREM', T .. ':hooks', 'D' .. str(x.K) .. suffix) == 0 then
+  if call('ZREM', T .. ':hooks', 'D' .. str(x.K) .. suffix) == 0 and not known then
     hook('A' .. str(x.K) .. suffix, now)
   end
 end
@@ -92,10 +96,10 @@ local function tell(x)
   local delay, counted = string.match(x.told, '^(%d+)(n?)$')
   delay = tonumber(delay)
   if not delay then return end
-  if x.before == 0 and x.sum > 0 then arrived(x, '') end
+  if x.before == 0 and x.sum > 0 then arrived(x, '', x.known['']) end
   for _, user in ipairs(x.users) do
     local is = call('HEXISTS', x.u, user)
-    if x.was[user] == 0 and is == 1 then arrived(x, '=' .. user) end
+    if x.was[user] == 0 and is == 1 then arrived(x, '=' .. user, x.known[user]) end
     if x.was[user] == 1 and is == 0 then left(x, '=' .. user, delay) end
   end
   -- A little later: the last member leaves before its channel is vacated.
@@ -111,7 +115,9 @@ local function close(x)
   -- A topic begins at the time, so that numbers never return even where it was forgotten in between.
   local fresh = not x.seq
   x.seq = x.seq or us
-  if changes > 0 then x.seq = x.seq + 1 end
+  if x.skips then x.seq = x.seq + 1 end
+  local moves = changes > 0 or x.skips
+  if moves then x.seq = x.seq + 1 end
   if changes > 0 and x.told then tell(x) end
   if x.sum ~= x.before then
     local app = string.match(x.K, '^c/([^/]*)/')
@@ -121,9 +127,9 @@ local function close(x)
   if call('EXISTS', x.n) == 0 then
     -- Nobody is left who listens.
     call('DEL', x.t, x.u, T .. ':miss:' .. x.K)
-  elseif changes > 0 or fresh then
+  elseif moves or fresh then
     call('HSET', x.t, 'seq', num(x.seq), 'sum', num(x.sum))
-    if changes > 0 then
+    if moves then
       local world = string.match(call('GET', T .. ':world') or '', '^%x+') or '0'
       call('SPUBLISH', T .. ':' .. x.K, 'C' .. str(world) .. str(num(x.seq))
         .. str(num(#x.counts)) .. table.concat(x.counts)

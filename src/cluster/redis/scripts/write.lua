@@ -1,15 +1,20 @@
 -- Writes a node's share of a topic.
 -- ARGV: topic, node, sockets, listens, whole, snapshot, told ('' or milliseconds and 'n' where numbers
 -- are told), former names of the node by commas, milliseconds that a new world takes to settle,
--- cached for milliseconds, cached event, then for each member: '+' or '-', user, info, limit or ''.
+-- cached for milliseconds, cached event, whether the topic was known to a world before, then for each
+-- member: '+', '=' (the same, and it was known to a world before) or '-', user, info, limit or ''.
 local K, node, count = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local listens, whole, snapshot = ARGV[4] == '1', ARGV[5] == '1', ARGV[6] == '1'
 local told, former, window = ARGV[7], ARGV[8], tonumber(ARGV[9])
 local keep, cached = tonumber(ARGV[10]), ARGV[11]
-local FIRST = 12
+local was_known = ARGV[12] == '1'
+local FIRST = 13
 
 local world = call('GET', T .. ':world')
 if not world or not call('ZSCORE', T .. ':nodes', node) then return {'GONE'} end
+
+local id, created = string.match(world, '^(%x+):(%d+)$')
+local settling = now - (tonumber(created) or 0) < window
 
 local x = open(K)
 local holds = count > 0 or listens
@@ -17,13 +22,16 @@ if holds and told ~= '' and told ~= x.told then
   call('HSET', x.t, 'told', told)
 end
 if told ~= '' then x.told = told end
+-- What a world before knew has been told then, and is not told again because that one is lost.
+if settling and was_known then x.known[''] = true end
 
 local refused = {}
 if holds then
   local named = {}
   for i = FIRST, #ARGV, 4 do
     local op, user, info, limit = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
-    if op == '+' then
+    if op ~= '-' then
+      if settling and op == '=' then x.known[user] = true end
       if limit and call('HEXISTS', x.u, user) == 0 and call('HLEN', x.u) >= limit then
         refused[#refused + 1] = user
       else
@@ -52,10 +60,13 @@ if whole then
     set_count(x, old, nil)
   end
 end
+if keep > 0 and call('SET', T .. ':e:' .. K, cached, 'PX', num(keep), 'NX') then
+  call('DEL', T .. ':miss:' .. K)
+  -- Nodes that have begun to listen before found nothing.
+  x.skips = x.seq ~= nil
+end
 local seq = close(x)
 
-if keep > 0 then call('SET', T .. ':e:' .. K, cached, 'PX', num(keep), 'NX') end
-local id, created = string.match(world, '^(%x+):(%d+)$')
 local answer = {'OK', id or '0', num(seq), refused}
 if snapshot then
   local counts, members = call('HGETALL', x.n), {}
@@ -66,7 +77,6 @@ if snapshot then
     end
   end
   local e = T .. ':e:' .. K
-  local settling = now - (tonumber(created) or 0) < window
   answer[5] = {counts, members, call('GET', e) or '', call('PTTL', e), settling and 1 or 0}
 end
 return answer
