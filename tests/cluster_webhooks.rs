@@ -8,29 +8,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::nodes::{LOSSES, PATIENCE};
-use common::{Client, Dice, HOME, Listener, Nodes, Receiver, Redis, Settings, settings, within};
-use serde_json::{Value, json};
+use common::told::{told, told_of, told_to};
+use common::{Client, Dice, HOME, Listener, Nodes, Receiver, Redis, within};
+use serde_json::json;
 use tokio::task::JoinSet;
 
 const ROOM: &str = "presence-room";
 /// Once everything is gone, nothing more is told if nothing has been for so long.
 const QUIET: Duration = Duration::from_secs(2);
-
-fn told_to(receiver: &Receiver, delay: &str) -> Settings {
-    settings()
-        .feature("client_events", true)
-        .limit("webhook_delay", delay)
-        .hook(&receiver.url())
-        .of_hook("batch", false)
-}
-
-fn told(name: &str, channel: &str) -> Value {
-    json!({"name": name, "channel": channel})
-}
-
-fn told_of(name: &str, channel: &str, user_id: &str) -> Value {
-    json!({"name": name, "channel": channel, "user_id": user_id})
-}
 
 /// Nobody has more to tell: what each node tells after this comes after everything else. They are to be
 /// kept as long as nothing else shall be told.

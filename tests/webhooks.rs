@@ -4,27 +4,11 @@
 mod common;
 
 use common::sign::OTHER;
-use common::{APP, Client, Credentials, Receiver, Settings, boot, settings};
+use common::told::{told, told_of, told_to};
+use common::{APP, Client, Credentials, Receiver, boot, settings};
 use serde_json::{Value, json};
 
 const ROOM: &str = "presence-room";
-
-/// Every event is told at once, in a request of its own.
-fn told_to(receiver: &Receiver) -> Settings {
-    settings()
-        .feature("client_events", true)
-        .limit("webhook_delay", "0s")
-        .hook(&receiver.url())
-        .of_hook("batch", false)
-}
-
-fn told(name: &str, channel: &str) -> Value {
-    json!({"name": name, "channel": channel})
-}
-
-fn told_of(name: &str, channel: &str, user_id: &str) -> Value {
-    json!({"name": name, "channel": channel, "user_id": user_id})
-}
 
 fn user(id: &str) -> String {
     json!({"user_id": id}).to_string()
@@ -55,7 +39,7 @@ fn the_example_of_the_reference_is_signed_alike() {
 #[tokio::test(flavor = "multi_thread")]
 async fn c139_a_channel_is_occupied_by_its_first_subscriber_and_vacated_by_its_last() {
     let mut receiver = Receiver::new().await;
-    let broker = boot(told_to(&receiver)).await;
+    let broker = boot(told_to(&receiver, "0s")).await;
     let (mut a, mut b) = (broker.connect().await, broker.connect().await);
     for client in [&mut a, &mut b] {
         client.subscribe("news").await;
@@ -81,7 +65,7 @@ async fn c140_who_is_back_within_the_delay_has_never_been_away() {
         return;
     }
     let mut receiver = Receiver::new().await;
-    let broker = boot(told_to(&receiver).limit("webhook_delay", "1s")).await;
+    let broker = boot(told_to(&receiver, "1s")).await;
     let mut client = broker.connect().await;
     client.subscribe("news").await;
     client.join(ROOM, &user("ada")).await;
@@ -106,7 +90,7 @@ async fn c140_who_is_back_within_the_delay_has_never_been_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_that_another_takes_over_within_the_delay_is_not_vacated() {
     let mut receiver = Receiver::new().await;
-    let broker = boot(told_to(&receiver).limit("webhook_delay", "1s")).await;
+    let broker = boot(told_to(&receiver, "1s")).await;
     let (mut ada, mut bob) = (broker.connect().await, broker.connect().await);
     ada.join(ROOM, &user("ada")).await;
     leave(&mut ada, ROOM).await;
@@ -121,7 +105,7 @@ async fn a_channel_that_another_takes_over_within_the_delay_is_not_vacated() {
 #[tokio::test(flavor = "multi_thread")]
 async fn c141_a_user_with_two_tabs_comes_once_and_goes_once() {
     let mut receiver = Receiver::new().await;
-    let broker = boot(told_to(&receiver)).await;
+    let broker = boot(told_to(&receiver, "0s")).await;
     let (mut one, mut two) = (broker.connect().await, broker.connect().await);
     one.join(ROOM, &user("ada")).await;
     two.join(ROOM, &user("ada")).await;
@@ -137,7 +121,7 @@ async fn c141_a_user_with_two_tabs_comes_once_and_goes_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn c142_a_client_event_is_told_with_its_data_as_a_string() {
     let mut receiver = Receiver::new().await;
-    let settings = told_to(&receiver).of_hook("events", vec!["client_event"]);
+    let settings = told_to(&receiver, "0s").of_hook("events", vec!["client_event"]);
     let broker = boot(settings).await;
     let mut client = broker.connect().await;
     client.subscribe("private-room").await;
@@ -167,7 +151,7 @@ async fn c142_a_client_event_is_told_with_its_data_as_a_string() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lone_surrogate_of_a_client_is_replaced() {
     let mut receiver = Receiver::new().await;
-    let broker = boot(told_to(&receiver).of_hook("events", vec!["client_event"])).await;
+    let broker = boot(told_to(&receiver, "0s").of_hook("events", vec!["client_event"])).await;
     let mut client = broker.connect().await;
     client.subscribe("private-room").await;
     let said = r#"{"event":"client-e","channel":"private-room","data":"\udfffa\ud83d\ude00"}"#;
@@ -182,7 +166,7 @@ async fn a_lone_surrogate_of_a_client_is_replaced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_backends_publish_is_no_client_event() {
     let mut receiver = Receiver::new().await;
-    let broker = boot(told_to(&receiver).of_hook("events", vec!["client_event"])).await;
+    let broker = boot(told_to(&receiver, "0s").of_hook("events", vec!["client_event"])).await;
     let mut client = broker.connect().await;
     client.subscribe("private-room").await;
     let mut api = broker.api();
@@ -198,7 +182,7 @@ async fn what_backends_publish_is_no_client_event() {
 #[tokio::test(flavor = "multi_thread")]
 async fn c143_an_empty_cache_is_missed_once() {
     let mut receiver = Receiver::new().await;
-    let broker = boot(told_to(&receiver).of_hook("events", vec!["cache_miss", "client_event"])).await;
+    let broker = boot(told_to(&receiver, "0s").of_hook("events", vec!["cache_miss", "client_event"])).await;
     let (mut a, mut b) = (broker.connect().await, broker.connect().await);
     for client in [&mut a, &mut b] {
         client.send(client.subscription("cache-a")).await;
@@ -215,7 +199,7 @@ async fn c143_an_empty_cache_is_missed_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cache_that_is_empty_again_is_missed_again() {
     let mut receiver = Receiver::new().await;
-    let settings = told_to(&receiver).limit("cache_ttl", "50ms").of_hook("events", vec!["cache_miss"]);
+    let settings = told_to(&receiver, "0s").limit("cache_ttl", "50ms").of_hook("events", vec!["cache_miss"]);
     let broker = boot(settings).await;
     let mut client = broker.connect().await;
     let mut api = broker.api();
@@ -233,7 +217,7 @@ async fn a_cache_that_is_empty_again_is_missed_again() {
 async fn c145_with_batching_a_request_has_several_events_of_one_app() {
     let mut own = Receiver::new().await;
     let mut neighbours = Receiver::new().await.owned_by(OTHER);
-    let settings = told_to(&own).of_hook("batch", true).neighbours_hook(&neighbours.url());
+    let settings = told_to(&own, "0s").of_hook("batch", true).neighbours_hook(&neighbours.url());
     let broker = boot(settings).await;
     let (mut a, mut b) = (broker.connect().await, broker.neighbour().await);
     for channel in ["one", "two", "three"] {
@@ -255,7 +239,7 @@ async fn c145_without_batching_every_event_has_a_request_of_its_own() {
         return;
     }
     let mut receiver = Receiver::new().await;
-    let broker = boot(told_to(&receiver)).await;
+    let broker = boot(told_to(&receiver, "0s")).await;
     let mut client = broker.connect().await;
     let channels: Vec<String> = (0..20).map(|number| format!("channel-{number}")).collect();
     let commands: Vec<Value> = channels.iter().map(|channel| client.subscription(channel)).collect();
@@ -269,7 +253,7 @@ async fn c145_without_batching_every_event_has_a_request_of_its_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn c146_an_endpoint_gets_only_the_events_and_channels_that_it_selects() {
     let (mut all, mut chosen) = (Receiver::new().await, Receiver::new().await);
-    let settings = told_to(&all)
+    let settings = told_to(&all, "0s")
         .hook(&chosen.url())
         .of_hook("events", vec!["member_added", "channel_vacated"])
         .of_hook("channel_prefix", "presence-a");
@@ -294,7 +278,7 @@ async fn receive_visit(receiver: &mut Receiver, channel: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn channels_of_users_tell_nothing() {
     let mut receiver = Receiver::new().await;
-    let broker = boot(told_to(&receiver)).await;
+    let broker = boot(told_to(&receiver, "0s")).await;
     let mut client = broker.connect().await;
     let data = r#"{"id":"ada"}"#;
     let auth = APP.user_auth(&client.socket_id, data);
@@ -318,7 +302,7 @@ async fn every_kind_has_exactly_this_body() {
         return;
     }
     let mut receiver = Receiver::new().await;
-    let broker = boot(told_to(&receiver).feature("subscription_count", true)).await;
+    let broker = boot(told_to(&receiver, "0s").feature("subscription_count", true)).await;
     let mut client = broker.connect().await;
     client.join(ROOM, r#"{"user_id":"a\"d\\é"}"#).await;
     client.whisper(ROOM, "client-\"e", json!({"k": "é\n"})).await;

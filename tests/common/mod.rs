@@ -23,6 +23,7 @@ pub mod resp;
 pub mod settings;
 pub mod sign;
 pub mod site;
+pub mod told;
 pub mod topics;
 pub mod users;
 
