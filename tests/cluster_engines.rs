@@ -4,7 +4,7 @@
 mod common;
 
 use common::nodes::mortal;
-use common::redis::{Cluster, Sentinel};
+use common::redis_groups::{Cluster, Sentinel};
 use common::{Client, Nodes, Redis, Settings, settings};
 use serde_json::json;
 

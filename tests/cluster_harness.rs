@@ -6,7 +6,8 @@ mod common;
 use std::sync::Arc;
 
 use common::ear::{Begun, TICK};
-use common::redis::{Cluster, Sentinel};
+use common::redis::cli;
+use common::redis_groups::{Cluster, Sentinel};
 use common::resp::{Said, ask};
 use common::{Listener, Nodes, Proxy, Redis, eventually, in_time, settings};
 use serde_json::json;
@@ -58,7 +59,7 @@ async fn passwords_and_users_are_asked_for() {
 async fn a_certificate_is_signed_by_the_authority_that_is_told() {
     let (redis, ca) = Redis::with_tls().await;
     let port = redis.tls_port.unwrap().to_string();
-    let output = tokio::process::Command::new("redis-cli")
+    let output = cli()
         .args(["-h", "127.0.0.1", "-p", &port, "--tls", "--cacert"])
         .args([ca.as_os_str(), "PING".as_ref()])
         .output();

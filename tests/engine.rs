@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::redis_server::{RedisServer, cluster};
+use common::redis_groups::Cluster;
 use common::site::{LIMIT, Node, channel};
-use common::within;
-use fanfare::cluster::{Engine, Fact, Order, Redis, Topic};
+use common::{Redis, within};
+use fanfare::cluster::{self, Engine, Fact, Order, Topic};
 use fanfare::model::cluster::{ClusterSettings, EngineKind};
 
 const LEASE: Duration = Duration::from_secs(1);
@@ -27,7 +27,7 @@ fn redis(url: &str, prefix: &str) -> Arc<dyn Engine> {
         lease: LEASE,
         ..ClusterSettings::default()
     };
-    Arc::new(Redis::new(&settings).expect("an engine"))
+    Arc::new(cluster::Redis::new(&settings).expect("an engine"))
 }
 
 async fn three(make: Make<'_>, told: Option<Duration>) -> [Node; 3] {
@@ -315,8 +315,8 @@ async fn suite(make: &dyn Fn(&str) -> Arc<dyn Engine>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_does_all_of_it() {
-    let servers = cluster().await;
-    let url = format!("redis-cluster://127.0.0.1:{}", servers[0].port);
+    let servers = Cluster::start().await;
+    let url = format!("redis-cluster://{}", servers.masters[0].address());
     suite(&|prefix| redis(&url, prefix)).await;
 }
 
@@ -326,7 +326,7 @@ macro_rules! on_one_server {
             use super::*;
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                let server = RedisServer::start().await;
+                let server = Redis::start().await;
                 super::$name(&|| redis(&server.url(), "test") $(, $($arg),*)?).await;
             })*
         }

@@ -4,14 +4,14 @@
 
 mod common;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::redis_server::{RedisServer, cluster, folder, free_port};
+use common::redis::free_port;
+use common::redis_groups::{Cluster, Sentinel};
 use common::site::{LIMIT, Node, channel};
-use common::{eventually_within, within};
-use fanfare::cluster::{Engine, Redis};
+use common::{Redis, eventually_within, within};
+use fanfare::cluster::{self, Engine};
 use fanfare::model::cluster::{ClusterSettings, EngineKind};
 
 const KEEP: Option<Duration> = Some(Duration::from_secs(60));
@@ -28,7 +28,7 @@ fn settings(url: &str) -> ClusterSettings {
 }
 
 fn engine(settings: &ClusterSettings) -> Arc<dyn Engine> {
-    Arc::new(Redis::new(settings).expect("an engine"))
+    Arc::new(cluster::Redis::new(settings).expect("an engine"))
 }
 
 async fn two(settings: &ClusterSettings) -> [Node; 2] {
@@ -66,10 +66,10 @@ async fn is_back(nodes: &[Node]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_redis_forgets_is_written_again() {
-    let server = RedisServer::start().await;
+    let server = Redis::start().await;
     let nodes = two(&settings(&server.url())).await;
     works(&nodes, "a").await;
-    server.cli(&["FLUSHALL"]);
+    server.flush().await;
     for node in &nodes {
         eventually_within(LIMIT, "it has noticed", async || node.engine.report().losses > 0).await;
     }
@@ -139,26 +139,28 @@ async fn a_cached_event_that_a_node_gives_back_is_seen_by_all() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_comes_back_is_not_seen_to_have_gone() {
-    let server = RedisServer::start().await;
+    let server = Redis::start().await;
     let nodes = two(&settings(&server.url())).await;
     let other = Node::start(engine(&settings(&server.url())), None).await;
     let room = channel("presence-room");
     nodes[0].join(&room, "ann", None);
     nodes[0].settled(&room).await;
     // By another name for the connection, so that only the others are cut.
-    let ids = |text: &str| -> Vec<String> {
+    let ids = async || -> Vec<String> {
+        let text = server.command(&["CLIENT", "LIST"]).await.text();
         let names = text.lines().filter(|line| line.contains("name=fanfare"));
         names.map(|line| line.split([' ', '=']).nth(1).expect("an id").to_owned()).collect()
     };
-    let cut = ids(&server.cli(&["CLIENT", "LIST"]));
+    let cut = ids().await;
     let observer = Node::start(engine(&settings(&server.url())), None).await;
     observer.listen(&room);
     observer.knows(&room, "ann", |known| known.total() == 1).await;
     for round in 1..=5_u64 {
-        let now = if round == 1 { cut.clone() } else { ids(&server.cli(&["CLIENT", "LIST"])) };
+        let now = if round == 1 { cut.clone() } else { ids().await };
         let own = observer.engine.report().losses;
         for id in &now {
-            server.cli(&["CLIENT", "KILL", "ID", id]);
+            // It may have gone by itself.
+            server.try_command(&["CLIENT", "KILL", "ID", id]).await.expect("an answer");
         }
         for node in &nodes {
             eventually_within(LIMIT, "it is lost", async || node.engine.report().losses >= round).await;
@@ -180,10 +182,10 @@ async fn a_node_that_comes_back_is_not_seen_to_have_gone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_stands_still_is_away_until_it_goes_on() {
-    let server = RedisServer::start().await;
+    let server = Redis::start().await;
     let nodes = two(&settings(&server.url())).await;
     works(&nodes, "a").await;
-    server.signal("-STOP");
+    server.pause();
     let topic = channel("presence-a-1");
     for node in &nodes {
         eventually_within(LIMIT, "it is away", async || node.engine.is_away(&topic)).await;
@@ -192,14 +194,14 @@ async fn a_server_that_stands_still_is_away_until_it_goes_on() {
         node.publish(&topic, "lost", None);
         assert!(node.engine.report().unsent > 0 && node.engine.report().gaps >= 64);
     }
-    server.signal("-CONT");
+    server.resume();
     is_back(&nodes).await;
     works(&nodes, "b").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_to_be_sent_is_bounded() {
-    let server = RedisServer::start().await;
+    let server = Redis::start().await;
     let patient = ClusterSettings {
         max_queue_bytes: 100_000,
         timeout: Duration::from_secs(20),
@@ -208,7 +210,7 @@ async fn what_waits_to_be_sent_is_bounded() {
     };
     let node = Node::start(engine(&patient), None).await;
     let topic = channel("news");
-    server.signal("-STOP");
+    server.pause();
     let text = "x".repeat(1000);
     while node.engine.has_space(&topic) {
         node.publish(&topic, &text, None);
@@ -219,7 +221,7 @@ async fn what_waits_to_be_sent_is_bounded() {
     }
     let report = node.engine.report();
     assert!(report.unsent > 500 && report.queued_bytes < 220_000, "{report:?}");
-    server.signal("-CONT");
+    server.resume();
     node.until("space is made", |state| state.spaces == 1).await;
     node.settled(&topic).await;
     let after = node.engine.report();
@@ -229,18 +231,17 @@ async fn what_waits_to_be_sent_is_bounded() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_message_of_ours_does_no_harm() {
-    let server = RedisServer::start().await;
+    let server = Redis::start().await;
     let nodes = two(&settings(&server.url())).await;
     let topic = channel("news");
     nodes.iter().for_each(|node| node.listen(&topic));
     nodes[0].settled(&topic).await;
     nodes[1].settled(&topic).await;
-    let listened = server.cli(&["PUBSUB", "SHARDCHANNELS"]);
-    let channels: Vec<&str> = listened.lines().collect();
+    let channels = server.command(&["PUBSUB", "SHARDCHANNELS"]).await.texts();
     assert!(channels.iter().any(|name| name.ends_with(":c/app/news")));
     for name in &channels {
         for payload in ["", "C", "C1:x", "E", "E1:11:1", "nonsense", "C1:11:118446744073709551615:"] {
-            server.cli(&["SPUBLISH", name, payload]);
+            server.command(&["SPUBLISH", name, payload]).await;
         }
     }
     nodes[0].publish(&topic, "x", None);
@@ -252,7 +253,7 @@ async fn what_is_no_message_of_ours_does_no_harm() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn prefixes_and_databases_never_meet() {
-    let server = RedisServer::start().await;
+    let server = Redis::start().await;
     let other = ClusterSettings { prefix: "test2".to_owned(), ..settings(&server.url()) };
     let second = settings(&format!("{}/1", server.url()));
     let room = channel("presence-room");
@@ -275,10 +276,8 @@ async fn prefixes_and_databases_never_meet() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn signs_in_and_never_says_the_password() {
-    let server = RedisServer::start_signed("hush").await;
-    let rules =
-        ["ACL", "SETUSER", "fan", "on", ">pw/1", "~{test:*", "&{test:*", "+@all", "-@admin", "-@dangerous"];
-    assert!(server.cli(&rules).contains("OK"));
+    let server = Redis::with_password("hush").await;
+    server.add_user("fan", "pw/1", &["~{test:*", "&{test:*", "+@all", "-@admin", "-@dangerous"]).await;
     let url = |who: &str| format!("redis://{who}@127.0.0.1:{}", server.port);
     works(&two(&settings(&url(":hush"))).await, "a").await;
     works(&two(&settings(&url("fan:pw%2F1"))).await, "b").await;
@@ -292,33 +291,8 @@ async fn signs_in_and_never_says_the_password() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reaches_it_by_tls() {
-    let files = folder();
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-    let write = |name: &str, text: String| -> PathBuf {
-        let path = files.join(name);
-        std::fs::write(&path, text).expect("written");
-        path
-    };
-    let cert = write("cert.pem", made.cert.pem());
-    let key = write("key.pem", made.signing_key.serialize_pem());
-    let (port, paths) = (free_port(), [cert.display().to_string(), key.display().to_string()]);
-    let port_text = port.to_string();
-    let args = [
-        "--port",
-        "0",
-        "--tls-port",
-        &port_text,
-        "--tls-cert-file",
-        &paths[0],
-        "--tls-key-file",
-        &paths[1],
-        "--tls-ca-cert-file",
-        &paths[0],
-        "--tls-auth-clients",
-        "no",
-    ];
-    let _server = RedisServer::run(port, files, &args, &["--tls", "--insecure"]).await;
-    let url = format!("rediss://localhost:{port}");
+    let (server, cert) = Redis::with_self_signed_tls().await;
+    let url = server.tls_url();
     let trusting = ClusterSettings { ca: Some(cert), ..settings(&url) };
     works(&two(&trusting).await, "a").await;
     let doubting = Node::begin(engine(&settings(&url)), None);
@@ -330,30 +304,15 @@ async fn reaches_it_by_tls() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn spreads_over_a_cluster_and_follows_it() {
-    let mut servers = cluster().await;
+    let mut cluster = Cluster::start().await;
     // The first named is nobody.
-    let url = format!("redis-cluster://127.0.0.1:{},127.0.0.1:{}", free_port(), servers[0].port);
+    let url = format!("redis-cluster://127.0.0.1:{},{}", free_port(), cluster.masters[0].address());
     let nodes = two(&settings(&url)).await;
     works(&nodes, "a").await;
-    for server in &servers {
-        assert!(server.cli(&["PUBSUB", "SHARDCHANNELS"]).lines().count() > 10);
+    for master in &cluster.masters {
+        assert!(master.command(&["PUBSUB", "SHARDCHANNELS"]).await.texts().len() > 10);
     }
-    // Slots move: redis-cli moves them with their keys.
-    let id = |server: &RedisServer| server.cli(&["CLUSTER", "MYID"]).trim().to_owned();
-    let (from, to) = (id(&servers[0]), id(&servers[1]));
-    let address = format!("127.0.0.1:{}", servers[0].port);
-    servers[0].cli(&[
-        "--cluster",
-        "reshard",
-        &address,
-        "--cluster-from",
-        &from,
-        "--cluster-to",
-        &to,
-        "--cluster-slots",
-        "5461",
-        "--cluster-yes",
-    ]);
+    cluster.move_slots(5461, 0, 1).await;
     for node in &nodes {
         eventually_within(LIMIT, "it has noticed", async || node.engine.report().losses > 0).await;
     }
@@ -366,7 +325,7 @@ async fn spreads_over_a_cluster_and_follows_it() {
         }
     }
     // One master goes: the others serve on.
-    servers[2].kill();
+    cluster.masters[2].kill();
     let away =
         |node: &Node| (0..64).filter(|n| node.engine.is_away(&channel(&format!("presence-a-{n}")))).count();
     for node in &nodes {
@@ -377,30 +336,13 @@ async fn spreads_over_a_cluster_and_follows_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn follows_sentinels_to_the_new_master() {
-    let mut master = RedisServer::start().await;
-    let port = master.port.to_string();
-    let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port]).await;
-    eventually_within(LIMIT, "it follows", async || {
-        replica.cli(&["INFO", "replication"]).contains("master_link_status:up")
-    })
-    .await;
-    let (files, at) = (folder(), free_port());
-    let text = format!(
-        "port {at}\nsentinel monitor main 127.0.0.1 {port} 1\nsentinel down-after-milliseconds main 500\n\
-         sentinel failover-timeout main 2000\n"
-    );
-    let path = files.join("sentinel.conf");
-    std::fs::write(&path, text).expect("written");
-    let path = path.display().to_string();
-    let sentinel = RedisServer::run(at, files, &[&path, "--sentinel"], &[]).await;
-    eventually_within(LIMIT, "it knows the replica", async || {
-        sentinel.cli(&["SENTINEL", "REPLICAS", "main"]).contains(&replica.port.to_string())
-    })
-    .await;
-    let url = format!("redis-sentinel://127.0.0.1:{},127.0.0.1:{at}/main", free_port());
+    let mut sentinel = Sentinel::start().await;
+    // The first named is nobody.
+    let at = sentinel.sentinel.address();
+    let url = format!("redis-sentinel://127.0.0.1:{},{at}/main", free_port());
     let nodes = two(&settings(&url)).await;
     works(&nodes, "a").await;
-    master.kill();
+    sentinel.master.kill();
     for node in &nodes {
         eventually_within(LIMIT, "it has noticed", async || node.engine.report().losses > 0).await;
     }

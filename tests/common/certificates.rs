@@ -1,4 +1,4 @@
-//! A certificate for loopback, signed by an authority of the test's own.
+//! A certificate for loopback, signed by an authority of the test's own or by itself.
 
 use std::path::{Path, PathBuf};
 
@@ -21,4 +21,13 @@ pub fn write(folder: &Path) -> PathBuf {
         std::fs::write(folder.join(name), text).expect("written");
     }
     folder.join("ca.pem")
+}
+
+/// Writes `cert.pem`, whose only authority it is itself, with its `key.pem`; returns the first.
+pub fn write_self_signed(folder: &Path) -> PathBuf {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    for (name, text) in [("cert.pem", made.cert.pem()), ("key.pem", made.signing_key.serialize_pem())] {
+        std::fs::write(folder.join(name), text).expect("written");
+    }
+    folder.join("cert.pem")
 }

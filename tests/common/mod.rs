@@ -18,7 +18,7 @@ pub mod proxy;
 pub mod raw;
 pub mod receiver;
 pub mod redis;
-pub mod redis_server;
+pub mod redis_groups;
 pub mod resp;
 pub mod settings;
 pub mod sign;

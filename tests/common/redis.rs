@@ -10,10 +10,10 @@ use tokio::net::TcpStream;
 
 use super::dice;
 use super::resp::{self, Said};
-use super::{eventually_within, in_time};
+use super::{certificates, in_time};
 
 /// How long a server may take to begin, or several to find one another.
-const BEGINNING: Duration = Duration::from_secs(20);
+pub const BEGINNING: Duration = Duration::from_secs(20);
 /// Outside of what the kernel gives to clients: a port that is free stays so while a server restarts.
 const PORTS: std::ops::Range<u64> = 10_000..30_000;
 
@@ -46,10 +46,20 @@ impl Redis {
 
     /// One that is reached by TLS as well, and the file of the certificates that its own is signed by.
     pub async fn with_tls() -> (Self, PathBuf) {
+        Self::with_certificate(certificates::write).await
+    }
+
+    /// The same with a certificate that nobody has signed but itself.
+    pub async fn with_self_signed_tls() -> (Self, PathBuf) {
+        Self::with_certificate(certificates::write_self_signed).await
+    }
+
+    async fn with_certificate(write: fn(&Path) -> PathBuf) -> (Self, PathBuf) {
         let folder = fresh_folder();
-        let ca = super::certificates::write(&folder);
+        let ca = write(&folder);
         let file = |name: &str| folder.join(name).display().to_string();
-        let (tls, cert, key, root) = (free_port(), file("cert.pem"), file("key.pem"), file("ca.pem"));
+        let (tls, cert, key, root) =
+            (free_port(), file("cert.pem"), file("key.pem"), ca.display().to_string());
         let port = tls.to_string();
         let args = [
             ["--tls-port", port.as_str()],
@@ -61,6 +71,13 @@ impl Redis {
         let mut redis = Self::begin(None, Some(folder), args.as_flattened()).await;
         redis.tls_port = Some(tls);
         (redis, ca)
+    }
+
+    /// One that watches others as this configuration says.
+    pub async fn sentinel(config: &str) -> Self {
+        let folder = fresh_folder();
+        std::fs::write(folder.join("sentinel.conf"), config).expect("written");
+        Self::begin(None, Some(folder), &["--sentinel"]).await
     }
 
     async fn begin(password: Option<&str>, folder: Option<PathBuf>, args: &[&str]) -> Self {
@@ -158,7 +175,7 @@ impl Redis {
     /// Begins it again on the same port, knowing nothing.
     pub async fn begin_again(&mut self) {
         self.child = spawn(self.port, &self.folder, &self.args);
-        assert!(self.answers().await, "redis-server does not start again on port {}", self.port);
+        assert!(self.answers().await, "no server starts again on port {}", self.port);
     }
 
     /// Ends it and begins it again, knowing nothing.
@@ -193,95 +210,11 @@ pub fn signal(pid: u32, name: &str) {
     assert!(sent.is_ok_and(|status| status.success()), "no signal to {pid}");
 }
 
-/// Three masters that share the keys.
-pub struct Cluster {
-    pub masters: Vec<Redis>,
-}
-
-impl Cluster {
-    /// Starts them and waits until they agree.
-    pub async fn start() -> Self {
-        let mut masters = Vec::new();
-        for _ in 0..3 {
-            masters.push(Redis::with(&["--cluster-enabled", "yes"]).await);
-        }
-        let addresses = masters.iter().map(|master| master.address().to_string());
-        let output = tokio::process::Command::new("redis-cli")
-            .args(["--cluster", "create"])
-            .args(addresses)
-            .args(["--cluster-replicas", "0", "--cluster-yes"])
-            .kill_on_drop(true)
-            .output();
-        let output = super::within(BEGINNING, "a cluster", output).await.expect("redis-cli runs");
-        assert!(output.status.success(), "{output:?}");
-        for master in &masters {
-            eventually_within(BEGINNING, "cluster_state:ok", async || {
-                let Said::Text(info) = master.command(&["CLUSTER", "INFO"]).await else { return false };
-                info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
-            })
-            .await;
-        }
-        Self { masters }
-    }
-
-    /// How nodes reach it.
-    pub fn url(&self) -> String {
-        let addresses: Vec<_> = self.masters.iter().map(|master| master.address().to_string()).collect();
-        format!("redis-cluster://{}", addresses.join(","))
-    }
-}
-
-/// A server, a copy of it, and a third that says which of the two is to be asked.
-pub struct Sentinel {
-    pub master: Redis,
-    pub replica: Redis,
-    pub sentinel: Redis,
-}
-
-impl Sentinel {
-    /// Starts them and waits until the third knows the other two.
-    pub async fn start() -> Self {
-        let master = Redis::start().await;
-        let port = master.port.to_string();
-        let replica = Redis::with(&["--replicaof", "127.0.0.1", &port]).await;
-        let folder = fresh_folder();
-        let config = format!(
-            "sentinel monitor main 127.0.0.1 {port} 1\nsentinel down-after-milliseconds main 1000\n\
-             sentinel failover-timeout main 4000\n"
-        );
-        std::fs::write(folder.join("sentinel.conf"), config).expect("written");
-        let sentinel = Redis::begin(None, Some(folder), &["--sentinel"]).await;
-        let whole = Self { master, replica, sentinel };
-        eventually_within(BEGINNING, "a sentinel that knows the replica", async || {
-            let linked = whole.replica.command(&["INFO", "replication"]).await;
-            let known = whole.sentinel.command(&["SENTINEL", "replicas", "main"]).await;
-            linked.holds("master_link_status:up") && known.holds(&whole.replica.port.to_string())
-        })
-        .await;
-        whole
-    }
-
-    /// How nodes reach whichever is the master.
-    pub fn url(&self) -> String {
-        format!("redis-sentinel://{}/main", self.sentinel.address())
-    }
-
-    /// Kills the master, and waits until the replica has taken over.
-    pub async fn fail_over(&mut self) {
-        self.master.kill();
-        let port = self.replica.port.to_string();
-        eventually_within(BEGINNING, "a new master", async || {
-            let named = &["SENTINEL", "get-master-addr-by-name", "main"];
-            // A server that changes its part closes its connections.
-            let (Ok(named), Ok(role)) =
-                (self.sentinel.try_command(named).await, self.replica.try_command(&["ROLE"]).await)
-            else {
-                return false;
-            };
-            named.holds(&port) && role.holds("master")
-        })
-        .await;
-    }
+/// The program for what no single command does, as making several servers a cluster.
+pub fn cli() -> tokio::process::Command {
+    let mut command = tokio::process::Command::new("redis-cli");
+    command.kill_on_drop(true);
+    command
 }
 
 fn spawn(port: u16, folder: &Path, args: &[String]) -> Child {
@@ -301,7 +234,7 @@ fn spawn(port: u16, folder: &Path, args: &[String]) -> Child {
 }
 
 /// A port that nobody listens on now.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let mut dice = dice::Dice::drawn();
     loop {
         let port = u16::try_from(PORTS.start + dice.below(PORTS.end - PORTS.start)).expect("a port");
