@@ -1,4 +1,5 @@
 //! A redis-server of the test's own on loopback: gone, by its pid, with the value that stands for it.
+//! `FANFARE_REDIS_SERVER` and `FANFARE_REDIS_CLI` name other programs that do the same, as Valkey's.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -96,7 +97,7 @@ impl Redis {
             // Its drop takes the folder along.
             std::mem::take(&mut redis.folder);
         }
-        panic!("redis-server does not start");
+        panic!("{} does not start", program().display());
     }
 
     /// Waits until it is this server that answers; not when it has ended.
@@ -212,13 +213,18 @@ pub fn signal(pid: u32, name: &str) {
 
 /// The program for what no single command does, as making several servers a cluster.
 pub fn cli() -> tokio::process::Command {
-    let mut command = tokio::process::Command::new("redis-cli");
+    let name = std::env::var_os("FANFARE_REDIS_CLI").unwrap_or_else(|| "redis-cli".into());
+    let mut command = tokio::process::Command::new(name);
     command.kill_on_drop(true);
     command
 }
 
+fn program() -> PathBuf {
+    std::env::var_os("FANFARE_REDIS_SERVER").unwrap_or_else(|| "redis-server".into()).into()
+}
+
 fn spawn(port: u16, folder: &Path, args: &[String]) -> Child {
-    let mut command = Command::new("redis-server");
+    let mut command = Command::new(program());
     let config = folder.join("sentinel.conf");
     if config.exists() {
         command.arg(config);
@@ -229,7 +235,11 @@ fn spawn(port: u16, folder: &Path, args: &[String]) -> Child {
     }
     command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().unwrap_or_else(|error| {
-        panic!("redis-server cannot be started ({error}): install it (Debian: redis-server) or run scripts/test tools")
+        let name = program();
+        let name = name.display();
+        panic!(
+            "{name} cannot be started ({error}): install it (Debian: redis-server) or run scripts/test tools"
+        )
     })
 }
 
