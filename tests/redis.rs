@@ -91,7 +91,7 @@ async fn what_redis_forgets_is_written_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_redis_forgets_is_not_told_again() {
-    let server = RedisServer::start().await;
+    let server = Redis::start().await;
     let settings = settings(&server.url());
     let told = Some(Duration::from_millis(1));
     let nodes = [Node::start(engine(&settings), told).await, Node::start(engine(&settings), told).await];
@@ -102,7 +102,7 @@ async fn what_redis_forgets_is_not_told_again() {
         node.settled(&room).await;
     }
     eventually_within(LIMIT, "two facts", async || facts() == 2).await;
-    server.cli(&["FLUSHALL"]);
+    server.flush().await;
     for node in &nodes {
         eventually_within(LIMIT, "it has noticed", async || node.engine.report().losses > 0).await;
     }
@@ -123,7 +123,7 @@ async fn what_redis_forgets_is_not_told_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cached_event_that_a_node_gives_back_is_seen_by_all() {
-    let server = RedisServer::start().await;
+    let server = Redis::start().await;
     let topic = channel("cache-news");
     let first = Node::start(engine(&settings(&server.url())), None).await;
     first.listen(&topic);
