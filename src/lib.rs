@@ -37,4 +37,4 @@ pub mod webhook;
 
 mod broker;
 
-pub use broker::Broker;
+pub use broker::{Broker, Control, NotReloaded, Reloaded};

@@ -13,9 +13,11 @@ use clap::Parser;
 use fanfare::Broker;
 use fanfare::config::{Config, Env, Log, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::{EnvFilter, reload};
 
-use cli::{Cli, Command};
+use cli::reload::{Reloads, SetLevel};
+use cli::{Cli, Command, serve};
 
 /// It gives back what a crowd took once the crowd has left: of 24 MiB for 15,000 sockets 21 within
 /// seconds, the system's allocator none. A publish costs a tenth less, too.
@@ -35,8 +37,8 @@ fn main() -> ExitCode {
             Ok(report) => tell(&report),
             Err(problems) => return fail(BAD_CONFIG, &problems),
         },
-        Command::Serve(args) => match cli::serve::load(&args, &env) {
-            Ok(config) => return serve(config, args.config.is_none()),
+        Command::Serve(args) => match serve::load(&args, &env) {
+            Ok(config) => return start(config, args, env),
             Err(problems) => return fail(BAD_CONFIG, &problems),
         },
         Command::Bench(args) => return cli::bench::run(&args),
@@ -44,13 +46,13 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn serve(config: Config, is_development: bool) -> ExitCode {
-    start_logging(&config.log);
+fn start(config: Config, args: serve::Args, env: Env) -> ExitCode {
+    let set_level = start_logging(&config.log);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     let ended = tokio::runtime::Builder::new_multi_thread().enable_all().build().and_then(|runtime| {
-        let ended = runtime.block_on(run(config, is_development));
+        let ended = runtime.block_on(run(config, args, env, set_level));
         // A webhook's host may still be looked up, which cannot be cut short: nobody waits for that.
         runtime.shutdown_background();
         ended
@@ -61,14 +63,15 @@ fn serve(config: Config, is_development: bool) -> ExitCode {
     }
 }
 
-async fn run(config: Config, is_development: bool) -> io::Result<()> {
+async fn run(config: Config, args: serve::Args, env: Env, set_level: SetLevel) -> io::Result<()> {
     // Before anything is told, so that whoever reads it may signal at once.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let hangup = signal(SignalKind::hangup())?;
     let broker = Broker::bind(config.clone()).await?;
-    tell(&cli::serve::listening(&config.server.listen, broker.public_addrs(), broker.admin_addr()));
-    if let Some(address) = broker.public_addrs().first().filter(|_| is_development) {
-        tell(&cli::serve::banner(&config, *address).unwrap_or_default());
+    tell(&serve::listening(&config.server.listen, broker.public_addrs(), broker.admin_addr()));
+    if let Some(address) = broker.public_addrs().first().filter(|_| args.config.is_none()) {
+        tell(&serve::banner(&config, *address).unwrap_or_default());
     }
     let stop = async move {
         tokio::select! {
@@ -76,18 +79,28 @@ async fn run(config: Config, is_development: bool) -> io::Result<()> {
             _ = interrupt.recv() => {}
         }
     };
-    broker.run(stop).await
+    let reloads = Reloads { args, env, control: broker.control(), set_level };
+    let following = tokio::spawn(async move { reloads.follow(hangup, &config).await });
+    let ended = broker.run(stop).await;
+    following.abort();
+    ended
 }
 
-/// Logs go to stderr.
-fn start_logging(log: &Log) {
+/// Logs go to stderr. Gives what sets how much is logged.
+fn start_logging(log: &Log) -> SetLevel {
     // The level was checked with the rest of the config.
-    let filter = EnvFilter::builder().parse_lossy(&log.level);
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    match log.format {
-        LogFormat::Text => logs.with_ansi(io::stderr().is_terminal()).init(),
-        LogFormat::Json => logs.json().init(),
-    }
+    let filter = |level: &str| EnvFilter::builder().parse_lossy(level);
+    let (filtered, handle) = reload::Layer::new(filter(&log.level));
+    let logs = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let logs = match log.format {
+        LogFormat::Text => logs.with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => logs.json().boxed(),
+    };
+    tracing_subscriber::registry().with(filtered).with(logs).init();
+    Box::new(move |level| {
+        // It fails only when there is no log any more.
+        let _ = handle.reload(filter(level));
+    })
 }
 
 fn tell(text: &str) {

@@ -36,6 +36,10 @@ pub struct Metrics {
     pub api_accepted: Counter,
     /// API requests answered otherwise.
     pub api_refused: Counter,
+    /// Reloads of the config that took effect.
+    pub reloads: Counter,
+    /// Reloads that were refused.
+    pub reloads_refused: Counter,
     closes: [Counter; CloseReason::ALL.len()],
 }
 

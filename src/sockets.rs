@@ -9,6 +9,7 @@ use std::time::Instant;
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
+use crate::apps::LiveApp;
 use crate::mailbox::Mailbox;
 use crate::model::app::{App, AppId};
 use crate::model::clock::millis;
@@ -19,6 +20,8 @@ use crate::model::transport::Transport;
 /// Where sockets do not count before they are authorised, as many may wait for that as there may be
 /// in all, but at least this many.
 const MIN_WAITING: usize = 1000;
+/// Sockets closed before others get their turn.
+const CLOSED_AT_ONCE: usize = 256;
 
 /// Every open socket of the broker.
 pub struct Sockets {
@@ -28,7 +31,7 @@ pub struct Sockets {
 }
 
 struct AppSockets {
-    app: Arc<App>,
+    app: Arc<LiveApp>,
     /// Those that count against the quota.
     taken: AtomicUsize,
     open: DashMap<SocketId, Arc<Mailbox>>,
@@ -87,7 +90,7 @@ impl Drop for Place {
 }
 
 impl AppSockets {
-    fn new(app: &Arc<App>) -> Self {
+    fn new(app: &Arc<LiveApp>) -> Self {
         Self {
             app: Arc::clone(app),
             taken: AtomicUsize::new(0),
@@ -97,7 +100,7 @@ impl AppSockets {
     }
 
     fn take_quota(&self) -> Result<(), NoPlace> {
-        let quota = self.app.limits.max_connections;
+        let quota = self.app.now().limits.max_connections;
         let free = |taken: usize| (quota == 0 || taken < quota).then_some(taken + 1);
         let taken = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, free);
         taken.map(drop).map_err(|_| NoPlace::OverQuota)
@@ -106,7 +109,8 @@ impl AppSockets {
     /// A socket that has to authorise something does not count before it has; but where no other
     /// could be counted, it need not try.
     fn stand(&self, now_ms: u64) -> Result<Standing, NoPlace> {
-        let App { features, limits, .. } = &*self.app;
+        let app = self.app.now();
+        let App { features, limits, .. } = &**app;
         if !features.authorized_connections {
             return self.take_quota().map(|()| Standing::Taken);
         }
@@ -151,7 +155,7 @@ impl Sockets {
     ///
     /// # Errors
     /// When the app's quota is used up, or the broker stops.
-    pub fn reserve(&self, app: &Arc<App>) -> Result<Place, NoPlace> {
+    pub fn reserve(&self, app: &Arc<LiveApp>) -> Result<Place, NoPlace> {
         if self.are_stopping() {
             return Err(NoPlace::Stopping);
         }
@@ -165,20 +169,21 @@ impl Sockets {
         Ok(place)
     }
 
-    fn table(&self, app: &Arc<App>) -> Arc<AppSockets> {
-        if let Some(table) = self.apps.get(&app.id) {
+    fn table(&self, app: &Arc<LiveApp>) -> Arc<AppSockets> {
+        if let Some(table) = self.apps.get(app.id()) {
             return Arc::clone(&table);
         }
         let new = || Arc::new(AppSockets::new(app));
-        Arc::clone(&self.apps.entry(Arc::clone(&app.id)).or_insert_with(new))
+        Arc::clone(&self.apps.entry(Arc::clone(app.id())).or_insert_with(new))
     }
 
     /// Visits every open socket with its app.
     pub fn each(&self, mut visit: impl FnMut(&App, &Arc<Mailbox>)) {
         let tables: Vec<_> = self.apps.iter().map(|entry| Arc::clone(&entry)).collect();
         for table in tables {
+            let app = table.app.now();
             for socket in &table.open {
-                visit(&table.app, &socket);
+                visit(&app, &socket);
             }
         }
     }
@@ -192,6 +197,20 @@ impl Sockets {
         // One that came while all others were being closed must not be missed.
         if self.are_stopping() {
             mailbox.close(CloseReason::Stopping);
+        } else if let Some(reason) = place.app.app.end() {
+            mailbox.close(reason);
+        }
+    }
+
+    /// Begins the end of the sockets of apps that are not served any more.
+    pub async fn close_ended(&self) {
+        let tables: Vec<_> = self.apps.iter().map(|entry| Arc::clone(&entry)).collect();
+        for (table, reason) in tables.iter().filter_map(|table| Some((table, table.app.end()?))) {
+            let open: Vec<_> = table.open.iter().map(|socket| Arc::clone(&socket)).collect();
+            for chunk in open.chunks(CLOSED_AT_ONCE) {
+                chunk.iter().for_each(|mailbox| mailbox.close(reason));
+                tokio::task::yield_now().await;
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use common::receiver::PATIENCE;
 use common::{APP, Answer, Client, HOME, Program, Receiver, Settings, boot, http, settings};
+use fanfare::apps::LiveApp;
 use fanfare::config::Config;
 use fanfare::hub::{Fact, Observer};
 use fanfare::model::channel::ChannelName;
@@ -36,10 +37,10 @@ struct Stage {
 impl Stage {
     fn new(settings: &Settings) -> Self {
         let config = Config::parse(&settings.to_toml()).expect("a config");
-        let apps: Vec<_> = config.apps.into_iter().map(Arc::new).collect();
+        let apps: Vec<_> = config.apps.into_iter().map(|app| Arc::new(LiveApp::new(app))).collect();
         let webhooks = Webhooks::new(&apps, &config.webhooks, Arc::new(PusherWebhooks)).expect("webhooks");
-        let observer = webhooks.observers().next().expect("an app with webhooks").1;
-        let endpoint = Arc::clone(webhooks.endpoints().next().expect("an endpoint"));
+        let observer = webhooks.observers().pop().expect("an app with webhooks").1;
+        let endpoint = webhooks.endpoints().pop().expect("an endpoint");
         let socket = SocketId::draw().expect("an id");
         Self { webhooks: Arc::new(webhooks), observer, endpoint, socket }
     }

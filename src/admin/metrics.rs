@@ -123,13 +123,15 @@ impl Live {
 
     fn encode_counters(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let metrics = &self.0.metrics;
-        let counters: [(&str, &str, &Counter); 6] = [
+        let counters: [(&str, &str, &Counter); 8] = [
             ("opened_connections", "Sockets opened, refused ones included", &metrics.opened),
             ("api_events", "Events published through the API, one for each channel", &metrics.api_events),
             ("client_events", "Client events accepted", &metrics.client_events),
             ("deliveries", "Events given to sockets", &metrics.deliveries),
             ("api_accepted_requests", "API requests that succeeded", &metrics.api_accepted),
             ("api_refused_requests", "API requests that were refused", &metrics.api_refused),
+            ("config_reloads", "Reloads of the configuration that took effect", &metrics.reloads),
+            ("config_refused_reloads", "Reloads that changed nothing", &metrics.reloads_refused),
         ];
         for (name, help, counter) in counters {
             let encoder = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;

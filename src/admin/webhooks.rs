@@ -66,20 +66,20 @@ const COUNTERS: [EndpointCounter; 5] = [
 pub(super) fn encode(webhooks: &Webhooks, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
     for (name, help, counter) in COUNTERS {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for endpoint in webhooks.endpoints() {
+        for endpoint in &webhooks.endpoints() {
             let value = ConstCounter::new(counter(&endpoint.stats).get());
             value.encode(family.encode_family(&labels(endpoint))?)?;
         }
     }
     let help = "Webhook events that wait to be delivered";
     let mut family = encoder.encode_descriptor("webhook_queue_events", help, None, MetricType::Gauge)?;
-    for endpoint in webhooks.endpoints() {
+    for endpoint in &webhooks.endpoints() {
         ConstGauge::new(endpoint.unsent() as i64).encode(family.encode_family(&labels(endpoint))?)?;
     }
     let help = "Seconds from a webhook event to its delivery";
     let mut family =
         encoder.encode_descriptor("webhook_delivery_seconds", help, None, MetricType::Histogram)?;
-    for endpoint in webhooks.endpoints() {
+    for endpoint in &webhooks.endpoints() {
         endpoint.stats.latency.encode(family.encode_family(&labels(endpoint))?)?;
     }
     let help = "Webhook events given up that can be sent again";
@@ -88,7 +88,7 @@ pub(super) fn encode(webhooks: &Webhooks, encoder: &mut DescriptorEncoder<'_>) -
 }
 
 fn labels(endpoint: &Endpoint) -> [(&'static str, String); 2] {
-    [("app", endpoint.app().to_owned()), ("endpoint", endpoint.index().to_string())]
+    [("app", endpoint.app().to_owned()), ("endpoint", endpoint.index().unwrap_or_default().to_string())]
 }
 
 #[cfg(test)]

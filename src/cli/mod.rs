@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod check;
+pub(crate) mod reload;
 pub(crate) mod serve;
 
 use clap::{Parser, Subcommand};

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use fanfare::config::{Config, Env, Listen, Problems, Source};
 
 /// Flags of `serve`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// The configuration; without one, a development app is served on 127.0.0.1
     #[arg(long, value_name = "FILE")]

@@ -45,6 +45,7 @@ pub(super) fn server(section: &Section<'_>) -> Server {
             base.max_fallback_sessions_per_ip,
         ),
         subscription_errors: section.flag("subscription_errors", base.subscription_errors),
+        reload_on_change: section.flag("reload_on_change", base.reload_on_change),
         tls: Tls { cert: file(&tls, "cert"), key: file(&tls, "key") },
     }
 }

@@ -37,6 +37,8 @@ pub struct Server {
     pub max_fallback_sessions_per_ip: usize,
     /// A refused subscribe is answered with `pusher:subscription_error` besides `pusher:error`.
     pub subscription_errors: bool,
+    /// The config and the certificate are read again when their files change, as on SIGHUP.
+    pub reload_on_change: bool,
     /// The certificate of the `tls://` listeners.
     pub tls: Tls,
 }
@@ -57,6 +59,7 @@ impl Default for Server {
             max_fallback_sessions: 100_000,
             max_fallback_sessions_per_ip: 1000,
             subscription_errors: true,
+            reload_on_change: true,
             tls: Tls::default(),
         }
     }

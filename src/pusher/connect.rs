@@ -12,9 +12,9 @@ use tokio::net::TcpStream;
 use super::query::{Plus, Query, decode};
 use super::session::PusherSession;
 use super::{Pusher, error, frame, json, origin};
+use crate::apps::LiveApp;
 use crate::http::Reply;
 use crate::mailbox::Mailbox;
-use crate::model::app::App;
 use crate::model::close::CloseReason;
 use crate::model::socket::SocketId;
 use crate::model::transport::Transport;
@@ -75,7 +75,7 @@ impl Entry {
 }
 
 struct Admitted {
-    app: Arc<App>,
+    app: Arc<LiveApp>,
     protocol: u32,
 }
 
@@ -116,17 +116,19 @@ fn admit<B>(pusher: &Pusher, request: &Request<B>, key: &str, arrival: Arrival) 
     if get("version").is_some_and(|version| !is_version(&version)) {
         return refuse(CloseReason::InvalidVersion);
     }
-    if !app.enabled {
+    let now = app.now();
+    if !now.enabled {
         return refuse(CloseReason::AppDisabled);
     }
-    if app.features.force_tls && !arrival.secure {
+    if now.features.force_tls && !arrival.secure {
         return refuse(CloseReason::TlsRequired);
     }
     let origin = request.headers().get(ORIGIN).and_then(|value| value.to_str().ok());
-    if !origin::allows(&app.features.allowed_origins, origin) {
+    if !origin::allows(&now.features.allowed_origins, origin) {
         return refuse(CloseReason::OriginRefused);
     }
-    Ok(Admitted { app: Arc::clone(app), protocol })
+    drop(now);
+    Ok(Admitted { app, protocol })
 }
 
 /// Lenient on purpose: libraries call themselves `8.4.0-rc2`, `0.0.0-dev` and the like.
@@ -148,7 +150,7 @@ fn open(
         Ok((place, Admitted { app, protocol })) => {
             let mailbox = Arc::new(Mailbox::new(place.id(), transport, stream, limit, now_ms));
             pusher.sockets.take(&place, Arc::clone(&mailbox));
-            let max_message = app.limits.max_message_bytes();
+            let max_message = app.now().limits.max_message_bytes();
             let session = PusherSession::new(pusher, app, protocol, Arc::clone(&mailbox), place);
             Opened { mailbox, session: Door(Inner::Admitted(session)), max_message }
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Framing;
+use crate::apps::{Apps, LiveApp};
 use crate::mailbox::Silence;
 use crate::model::app::{App, Limits};
 use crate::model::clock::millis;
@@ -23,14 +24,13 @@ enum Due {
 }
 
 /// Pings sockets that have been silent for their app's `activity_timeout`, and closes those that
-/// do not answer within `pong_timeout`; closes those that have authorised nothing in time. Only what the peer sent counts as a sign of life. Never
-/// ends; looks every `period`.
-pub async fn sweep(sockets: Arc<Sockets>, period: Duration) {
-    let mut ticks = tokio::time::interval(period);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+/// do not answer within `pong_timeout`; closes those that have authorised nothing in time. Only what the
+/// peer sent counts as a sign of life. Never ends; `period` is asked each time when to look again.
+pub async fn sweep(sockets: Arc<Sockets>, period: impl Fn() -> Duration) {
     let mut last = sockets.now_ms();
     loop {
-        ticks.tick().await;
+        let period = period();
+        tokio::time::sleep(period).await;
         let now = sockets.now_ms();
         // After a standstill of this process the answers may lie unread: they get another period.
         let stood_still = now.saturating_sub(last) > STANDSTILL_PERIODS * millis(period);
@@ -64,13 +64,14 @@ pub async fn sweep(sockets: Arc<Sockets>, period: Duration) {
 }
 
 /// How often to sweep so that no timeout is overrun by more than a tenth.
-pub fn period<'a>(apps: impl Iterator<Item = &'a App>) -> Duration {
-    let timeouts = |app: &App| {
-        let App { features, limits, .. } = app;
+pub fn period(apps: &Apps) -> Duration {
+    let timeouts = |app: Arc<LiveApp>| {
+        let app = app.now();
+        let App { features, limits, .. } = &**app;
         let shortest = limits.activity_timeout.min(limits.pong_timeout);
         if features.authorized_connections { shortest.min(limits.authorization_timeout) } else { shortest }
     };
-    let shortest = apps.map(timeouts).min();
+    let shortest = apps.all().into_iter().map(timeouts).min();
     shortest
         .map_or(Duration::from_secs(1), |shortest| shortest / 10)
         .clamp(Duration::from_millis(20), Duration::from_secs(1))

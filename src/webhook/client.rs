@@ -27,6 +27,8 @@ const KEPT_CONNECTIONS: usize = 2;
 /// Sends requests.
 pub(super) struct Client {
     pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    is_secure: bool,
+    connect_timeout: Duration,
     timeout: Duration,
 }
 
@@ -63,7 +65,15 @@ impl Client {
             .pool_max_idle_per_host(KEPT_CONNECTIONS)
             .http1_max_buf_size(MAX_HEADERS)
             .build(connector);
-        Ok(Self { pool, timeout })
+        Ok(Self { pool, is_secure: secure, connect_timeout, timeout })
+    }
+
+    /// One that can ask by TLS, if this one cannot.
+    ///
+    /// # Errors
+    /// When the system trusts no certificates.
+    pub(super) fn secured(&self) -> io::Result<Option<Self>> {
+        if self.is_secure { Ok(None) } else { Self::new(true, self.connect_timeout, self.timeout).map(Some) }
     }
 
     /// Sends a request and waits for its answer.

@@ -59,6 +59,11 @@ impl Debounce {
         Self { delay, next: 0, waiting: HashMap::new(), order: VecDeque::new(), hurries_since: None }
     }
 
+    /// How long departures wait from now on; none is told before one that left earlier.
+    pub(super) fn set_delay(&mut self, delay: Duration) {
+        self.delay = delay;
+    }
+
     /// Somebody comes. Says whether that is news.
     pub(super) fn come(&mut self, leaver: &Leaver) -> bool {
         self.waiting.remove(leaver).is_none()

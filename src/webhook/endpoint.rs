@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use data_encoding::BASE64;
 use http_body_util::Full;
@@ -17,19 +18,18 @@ use tokio::time::{Instant, sleep_until};
 use super::client::Client;
 use super::failed::{Failed, FailedEvent};
 use super::misses::Misses;
+use super::pace::Pace;
+use super::place::Place;
 use super::queue::{Bounds, Next, Queue, Waiting};
 use super::trouble::Trouble;
+use crate::apps::LiveApp;
 use crate::hub::SharedNoticeFormat;
 use crate::metrics::Counter;
-use crate::model::app::{App, Webhook, WebhookEvent};
+use crate::model::app::{Webhook, WebhookEvent};
 use crate::model::channel::ChannelName;
 use crate::model::clock::now_ms;
 
 const AGENT: &str = concat!("fanfare/", env!("CARGO_PKG_VERSION"));
-/// The pause after the first failure; it doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause between two tries.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// For how long a request may be under way until nobody waits for room in the queue any more.
 const STALL: Duration = Duration::from_secs(5);
 /// Upper bounds of the delivery latency's buckets, in seconds.
@@ -37,7 +37,7 @@ const LATENCY: [f64; 10] = [0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300
 
 /// What all endpoints deliver with.
 pub(super) struct Sender {
-    pub(super) client: Client,
+    pub(super) client: ArcSwap<Client>,
     pub(super) format: SharedNoticeFormat,
     pub(super) failed: Failed,
     /// How long after its creation an event is tried again.
@@ -50,8 +50,9 @@ pub(super) struct Sender {
 
 /// Where an app's webhooks go.
 pub struct Endpoint {
-    app: Arc<App>,
-    index: usize,
+    app: Arc<LiveApp>,
+    webhook: ArcSwap<Webhook>,
+    place: Arc<Place>,
     /// Without query and password.
     shown: Arc<str>,
     queue: Mutex<Queue>,
@@ -92,30 +93,9 @@ struct Flow {
     moved: Instant,
 }
 
-/// How the endpoint has been doing.
-struct Pace {
-    failures: u32,
-    not_before: Instant,
-    /// The broker stops, and that was taken into account.
-    hurries: bool,
-}
-
-impl Pace {
-    fn new() -> Self {
-        Self { failures: 0, not_before: Instant::now(), hurries: false }
-    }
-
-    /// The broker stops: what a pause was to spare is of no use any more.
-    fn hurry(&mut self) {
-        if !std::mem::replace(&mut self.hurries, true) {
-            (self.failures, self.not_before) = (0, Instant::now());
-        }
-    }
-}
-
 impl Endpoint {
     pub(super) fn new(
-        app: &Arc<App>,
+        app: &Arc<LiveApp>,
         index: usize,
         webhook: &Webhook,
         bounds: Bounds,
@@ -131,7 +111,8 @@ impl Endpoint {
         };
         Self {
             app: Arc::clone(app),
-            index,
+            webhook: ArcSwap::from_pointee(webhook.clone()),
+            place: Place::new(index),
             shown: Arc::from(webhook.shown_url()),
             queue: Mutex::new(Queue::new(bounds, webhook.batch)),
             changed: Notify::new(),
@@ -143,18 +124,37 @@ impl Endpoint {
         }
     }
 
-    fn webhook(&self) -> &Webhook {
-        &self.app.webhooks[self.index]
+    /// Whether this is where `webhook` goes.
+    pub(super) fn is(&self, webhook: &Webhook) -> bool {
+        self.webhook.load().url == webhook.url
+    }
+
+    /// From now on it is told as `webhook` says, and stands at this place of the list.
+    pub(super) fn become_as(&self, index: usize, webhook: &Webhook) {
+        self.place.index.send_replace(Some(index));
+        self.queue.lock().batch(webhook.batch);
+        self.webhook.store(Arc::new(webhook.clone()));
+    }
+
+    /// It is not in the list any more: it is told nothing from now on, not even what waits.
+    pub(super) fn end(&self) {
+        self.place.index.send_replace(None);
+        let (app, url, forgotten) = (self.app(), &self.shown, self.unsent());
+        tracing::info!(%app, %url, forgotten, "webhook: the endpoint was removed");
+    }
+
+    pub(super) fn place(&self) -> &Arc<Place> {
+        &self.place
     }
 
     /// The id of the app whose endpoint it is.
     pub fn app(&self) -> &str {
-        &self.app.id
+        self.app.id()
     }
 
-    /// Its place in the app's list.
-    pub fn index(&self) -> usize {
-        self.index
+    /// Its place in the app's list; `None` when it is not there any more.
+    pub fn index(&self) -> Option<usize> {
+        self.place.index()
     }
 
     /// Events that are neither delivered nor given up.
@@ -163,7 +163,7 @@ impl Endpoint {
     }
 
     pub(super) fn wants(&self, kind: WebhookEvent, channel: &ChannelName) -> bool {
-        let webhook = self.webhook();
+        let webhook = self.webhook.load();
         webhook.events.contains(&kind) && channel.as_str().starts_with(&webhook.channel_prefix)
     }
 
@@ -218,7 +218,7 @@ impl Endpoint {
     /// Logs the trouble that has come since it was logged last.
     pub(super) fn log_troubles(&self) {
         let reason = Arc::clone(&self.flow.lock().reason);
-        let (stats, app, url, now) = (&self.stats, &self.app.id, &self.shown, Instant::now());
+        let (stats, app, url, now) = (&self.stats, self.app(), &self.shown, Instant::now());
         let mut troubles = self.troubles.lock();
         for (trouble, (counter, what)) in troubles.iter_mut().zip([
             (&stats.dropped, "too many events wait: the oldest are forgotten"),
@@ -226,21 +226,29 @@ impl Endpoint {
             (&stats.dead, "events are given up"),
         ]) {
             if let Some(count) = trouble.news(counter.get(), now) {
-                let (endpoint, reason) = (self.index, (!reason.is_empty()).then_some(&*reason));
+                let (endpoint, reason) = (self.index(), (!reason.is_empty()).then_some(&*reason));
                 tracing::warn!(%app, endpoint, %url, count, reason, "webhook: {what}");
             }
         }
     }
 
-    /// Delivers, for ever.
+    /// Delivers, as long as it is in the list.
     pub(super) async fn run(self: Arc<Self>, sender: Arc<Sender>) {
+        let mut index = self.place.index.subscribe();
+        tokio::select! {
+            () = self.deliver_all(&sender) => {}
+            _ = index.wait_for(Option::is_none) => {}
+        }
+    }
+
+    async fn deliver_all(&self, sender: &Sender) {
         // A panic took them.
         self.stats.dropped.add(self.in_flight.swap(0, Ordering::AcqRel));
         let mut hurry = sender.hurry.subscribe();
         let mut pace = Pace::new();
         loop {
             let batch = self.next_batch(&mut hurry).await;
-            self.deliver(&sender, &mut hurry, &mut pace, batch).await;
+            self.deliver(sender, &mut hurry, &mut pace, batch).await;
             self.in_flight.store(0, Ordering::Release);
             sender.progress.notify_waiters();
         }
@@ -311,7 +319,7 @@ impl Endpoint {
 
     fn delivered(&self, pace: &mut Pace, batch: &[Waiting]) {
         let now = Instant::now();
-        (pace.failures, pace.not_before) = (0, now);
+        pace.delivered(now);
         {
             let mut flow = self.flow.lock();
             (flow.fails, flow.moved) = (false, now);
@@ -326,8 +334,7 @@ impl Endpoint {
             (flow.fails, flow.reason) = (true, reason);
         }
         self.stats.failed.add(1);
-        pace.not_before = Instant::now() + pause(pace.failures);
-        pace.failures = pace.failures.saturating_add(1);
+        pace.failed();
     }
 
     /// Gives up the events that the next try would come too late for.
@@ -340,8 +347,8 @@ impl Endpoint {
         let reason = Arc::clone(&self.flow.lock().reason);
         for waiting in old {
             sender.failed.add(FailedEvent {
-                app: Arc::clone(&self.app.id),
-                endpoint: self.index,
+                app: Arc::clone(self.app.id()),
+                endpoint: Arc::clone(&self.place),
                 url: Arc::clone(&self.shown),
                 event: waiting.event,
                 created_ms: waiting.created_ms,
@@ -354,8 +361,9 @@ impl Endpoint {
     async fn attempt(&self, sender: &Sender, batch: &[Waiting]) -> Result<(), String> {
         let events: Vec<Bytes> = batch.iter().map(|waiting| waiting.event.clone()).collect();
         // Written and signed anew each time: receivers refuse old ones.
-        let signed = sender.format.request(&self.app, now_ms(), &events);
-        let webhook = self.webhook();
+        let app = Arc::clone(&self.app.now());
+        let signed = sender.format.request(&app, now_ms(), &events);
+        let webhook = self.webhook.load_full();
         let mut request = Request::post(&webhook.url).header(USER_AGENT, AGENT);
         // One of them is all that a request may have.
         let is_chosen = webhook.headers.iter().any(|(name, _)| name == AUTHORIZATION.as_str());
@@ -370,27 +378,6 @@ impl Endpoint {
             request = request.header(name, value);
         }
         let request = request.body(Full::new(signed.body)).map_err(|error| error.to_string())?;
-        sender.client.send(request).await.map_err(|error| error.to_string())
-    }
-}
-
-/// The pause after `failures` failures in a row before this one: twice as long each time, and up to a
-/// quarter more or less, so that many do not come back at the same moment.
-fn pause(failures: u32) -> Duration {
-    let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE);
-    let random = getrandom::u32().map_or(0.5, |random| f64::from(random) / f64::from(u32::MAX));
-    pause.mul_f64(0.75 + random / 2.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_up_to_the_longest() {
-        for (failures, seconds) in [(0, 1.0), (1, 2.0), (5, 32.0), (6, 60.0), (1000, 60.0)] {
-            let pause = pause(failures).as_secs_f64();
-            assert!((seconds * 0.75..=seconds * 1.25).contains(&pause), "{failures}: {pause}");
-        }
+        sender.client.load_full().send(request).await.map_err(|error| error.to_string())
     }
 }

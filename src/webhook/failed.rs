@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::place::Place;
 use crate::model::app::AppId;
 use crate::model::clock::now_ms;
 
@@ -18,7 +19,7 @@ const OVERHEAD: usize = 256;
 #[derive(Debug, Clone)]
 pub(super) struct FailedEvent {
     pub(super) app: AppId,
-    pub(super) endpoint: usize,
+    pub(super) endpoint: Arc<Place>,
     pub(super) url: Arc<str>,
     pub(super) event: Bytes,
     pub(super) created_ms: u64,
@@ -38,7 +39,7 @@ pub struct Selection {
 impl Selection {
     fn has(&self, failed: &FailedEvent) -> bool {
         self.app.as_deref().is_none_or(|app| app == &*failed.app)
-            && self.endpoint.is_none_or(|endpoint| endpoint == failed.endpoint)
+            && self.endpoint.is_none_or(|endpoint| failed.endpoint.index() == Some(endpoint))
     }
 }
 
@@ -61,7 +62,7 @@ struct State {
 #[derive(Serialize)]
 struct Listed<'a> {
     app: &'a str,
-    endpoint: usize,
+    endpoint: Option<usize>,
     url: &'a str,
     event: &'a RawValue,
     created_ms: u64,
@@ -128,7 +129,7 @@ impl<'a> Listed<'a> {
     fn of(failed: &'a FailedEvent, now_ms: u64) -> Option<Self> {
         Some(Self {
             app: &failed.app,
-            endpoint: failed.endpoint,
+            endpoint: failed.endpoint.index(),
             url: &failed.url,
             event: serde_json::from_slice(&failed.event).ok()?,
             created_ms: failed.created_ms,
@@ -150,7 +151,7 @@ mod tests {
     fn failed(bytes: usize) -> FailedEvent {
         let event = format!("\"{}\"", "x".repeat(bytes - 2)).into();
         let (app, url, reason) = ("1".into(), "http://x/".into(), "down".into());
-        FailedEvent { app, endpoint: 0, url, event, created_ms: 0, attempts: 1, reason }
+        FailedEvent { app, endpoint: Place::new(0), url, event, created_ms: 0, attempts: 1, reason }
     }
 
     fn forgotten(failed: &Failed) -> u64 {

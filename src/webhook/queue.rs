@@ -60,6 +60,11 @@ impl Queue {
         Self { bounds, batch, events: VecDeque::new(), bytes: 0 }
     }
 
+    /// From now on several events go in one request, or each in its own.
+    pub(super) fn batch(&mut self, batch: bool) {
+        self.batch = batch;
+    }
+
     /// Queues an event. Returns those that were forgotten for it.
     pub(super) fn push(&mut self, waiting: Waiting) -> Vec<Waiting> {
         self.bytes += cost(&waiting);

@@ -2,14 +2,18 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
+
+use super::app::{AppWebhooks, HELD_CHECK};
 use super::queue::Next;
 use super::*;
 use crate::cluster::Local;
 use crate::hub::{
-    AppHub, Format, FormatId, Hub, NoticeFormat, SignedRequest, Subscriber, Subscription, Terms,
+    AppHub, Fact, Format, FormatId, Hub, NoticeFormat, SignedRequest, Subscriber, Subscription, Terms,
 };
 use crate::mailbox::Mailbox;
-use crate::model::app::{Features, KeyPair, Limits, Webhook};
+use crate::model::app::{App, Features, KeyPair, Limits, Webhook, WebhookEvent};
+use crate::model::channel::ChannelName;
 use crate::model::event::Event;
 use crate::model::member::{Member, UserId};
 use crate::model::secret::Secret;
@@ -100,7 +104,8 @@ impl Stage {
             max_failed_events: 100,
             max_failed_bytes: 1 << 20,
         };
-        let webhooks = Webhooks::new(&[Arc::new(app)], &settings, Arc::new(Words)).expect("webhooks");
+        let webhooks =
+            Webhooks::new(&[Arc::new(LiveApp::new(app))], &settings, Arc::new(Words)).expect("webhooks");
         let settings = crate::hub::Settings {
             max_queue_bytes: 1 << 20,
             queue_timeout: DELAY,
@@ -110,21 +115,25 @@ impl Stage {
         let formats: Arc<[Box<dyn Format>]> = Arc::new([Box::new(Silent)]);
         let hub = Hub::new(settings, formats, Arc::default(), Arc::new(Local)).expect("randomness");
         for (app, observer) in webhooks.observers() {
-            hub.observe(app, observer);
+            hub.observe(&app, observer);
         }
         Self { hub: hub.app(&AppId::from("1")), webhooks }
     }
 
     fn departures(&self) -> tokio::task::JoinHandle<()> {
-        tokio::spawn(Arc::clone(&self.webhooks.apps[0]).tell_departures(Arc::clone(&self.webhooks.sender)))
+        tokio::spawn(self.app().tell_departures(Arc::clone(&self.webhooks.sender)))
+    }
+
+    fn app(&self) -> Arc<AppWebhooks> {
+        Arc::clone(&self.webhooks.apps.read()[0])
     }
 
     fn endpoint(&self) -> Arc<Endpoint> {
-        Arc::clone(self.webhooks.endpoints().next().expect("an endpoint"))
+        Arc::clone(&self.webhooks.endpoints()[0])
     }
 
     fn note(&self, channel: &str, fact: Fact) {
-        self.webhooks.apps[0].note(&ChannelName::parse(channel, 200).expect("a name"), fact);
+        self.app().note(&ChannelName::parse(channel, 200).expect("a name"), fact);
     }
 
     /// So many channels are vacated at once.
@@ -290,7 +299,7 @@ async fn comings_and_goings_on_many_threads_are_told_in_turns() {
     for thread in threads {
         all.extend(thread.await.expect("no panic"));
     }
-    stage.webhooks.apps[0].hurry();
+    stage.app().hurry();
     while stage.webhooks.departures() > 0 {
         tokio::task::yield_now().await;
     }
@@ -372,7 +381,15 @@ async fn a_replay_leaves_what_has_no_room_on_the_list() {
     for number in 0..10 {
         let event = Bytes::from(format!("{number}"));
         let (app, url, reason) = (AppId::from("1"), "http://x/".into(), "down".into());
-        let failed = failed::FailedEvent { app, endpoint: 0, url, event, created_ms: 0, attempts: 1, reason };
+        let failed = failed::FailedEvent {
+            app,
+            endpoint: Arc::clone(stage.endpoint().place()),
+            url,
+            event,
+            created_ms: 0,
+            attempts: 1,
+            reason,
+        };
         stage.webhooks.sender.failed.add(failed);
     }
     let selection = Selection::default();

@@ -74,6 +74,18 @@ impl Program {
         self.child.id().expect("it still runs")
     }
 
+    /// Writes another config file, whole at once.
+    pub fn rewrite(&self, text: &str) {
+        let (file, new) = (self.folder.join("fanfare.toml"), self.folder.join("new.toml"));
+        std::fs::write(&new, text).expect("written");
+        std::fs::rename(&new, &file).expect("moved");
+    }
+
+    /// Has it read its config again.
+    pub fn hang_up(&self) {
+        signal(self.pid(), "HUP");
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> String {
         self.log.lock().expect("a lock").clone()

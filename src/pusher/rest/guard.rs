@@ -33,10 +33,10 @@ pub(super) struct Signed {
 /// # Errors
 /// 401 when it is not signed for this app, 403 and 404 when the app is disabled or unknown.
 pub(super) fn admit<'a>(
-    pusher: &'a Pusher,
+    pusher: &Pusher,
     request: &'a Parts,
     path: &str,
-) -> Result<(&'a Arc<App>, Query<'a>, Signed), Refusal> {
+) -> Result<(Arc<App>, Query<'a>, Signed), Refusal> {
     let query = || {
         Query::parse(request.uri.query().unwrap_or_default())
             .ok_or_else(|| Refusal::bad_request("The query string is not UTF-8"))
@@ -45,7 +45,7 @@ pub(super) fn admit<'a>(
         Some(rest) => (app_by_id(pusher, rest)?, query()?),
         None => app_by_key(pusher, query()?)?,
     };
-    let signed = check_signature(app, &request.method, path, &query)?;
+    let signed = check_signature(&app, &request.method, path, &query)?;
     query.read_plus_as(signed.plus);
     if !app.enabled {
         return Err(Refusal::new(StatusCode::FORBIDDEN, "Application disabled"));
@@ -53,16 +53,17 @@ pub(super) fn admit<'a>(
     Ok((app, query, signed))
 }
 
-fn app_by_id<'a>(pusher: &'a Pusher, rest: &str) -> Result<&'a Arc<App>, Refusal> {
+fn app_by_id(pusher: &Pusher, rest: &str) -> Result<Arc<App>, Refusal> {
     let id = rest.split('/').next().and_then(|id| decode(id, Plus::Literal));
     let app = id.and_then(|id| pusher.apps.by_id(&id));
-    app.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "Unknown app id"))
+    app.map(|app| Arc::clone(&app.now())).ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "Unknown app id"))
 }
 
 /// The app of a path that names none: that of the key which signs.
-fn app_by_key<'a, 'q>(pusher: &'a Pusher, query: Query<'q>) -> Result<(&'a Arc<App>, Query<'q>), Refusal> {
+fn app_by_key<'q>(pusher: &Pusher, query: Query<'q>) -> Result<(Arc<App>, Query<'q>), Refusal> {
     let key = query.get("auth_key").ok_or(NO_KEY).and_then(|key| pusher.apps.by_key(&key).ok_or(UNKNOWN_KEY));
-    key.map(|app| (app, query)).map_err(|text| Refusal::new(StatusCode::UNAUTHORIZED, text))
+    key.map(|app| (Arc::clone(&app.now()), query))
+        .map_err(|text| Refusal::new(StatusCode::UNAUTHORIZED, text))
 }
 
 /// Checks all that the query says: key, version, time and signature.

@@ -34,7 +34,7 @@ use crate::model::app::App;
 
 /// What an endpoint works with: a request that has passed the guard.
 struct Call<'a> {
-    app: &'a Arc<App>,
+    app: &'a App,
     hub: Arc<AppHub>,
     query: Query<'a>,
     pusher: &'a Pusher,
@@ -119,7 +119,8 @@ async fn route(pusher: &Pusher, request: Request<Incoming>, path: &str) -> Resul
     guard::check_body(&signed, &body)?;
 
     let segments = segments_of(path);
-    let call = Call { app, hub: pusher.hub.app(&app.id), query, pusher, published: AtomicBool::new(false) };
+    let call =
+        Call { app: &app, hub: pusher.hub.app(&app.id), query, pusher, published: AtomicBool::new(false) };
     // What is not UTF-8 stays as it is, and so names nothing that there is.
     let decoded = |segment| decode(segment, Plus::Literal).unwrap_or(Cow::Borrowed(segment));
     let rest: Vec<_> = segments.map(decoded).collect();

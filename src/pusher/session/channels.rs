@@ -104,7 +104,8 @@ impl PusherSession {
     }
 
     fn try_subscribe(&mut self, request: &Subscribe<'_>) -> Result<(), Refused> {
-        let limits = &self.app.limits;
+        let app = self.app.now();
+        let limits = &app.limits;
         let name = ChannelName::parse(&request.channel, limits.max_channel_name_length)
             .map_err(|_| Refused::ChannelName(json::shown(&request.channel).to_owned()))?;
         if name.kind().access == Access::OwnUser {
@@ -127,7 +128,7 @@ impl PusherSession {
         let terms = Terms {
             member: self.verify_subscribe(&name, request)?,
             max_members: limits.max_presence_members,
-            counted: self.app.features.subscription_count && name.kind().is_counted(),
+            counted: self.app.now().features.subscription_count && name.kind().is_counted(),
         };
         if name.kind().access == Access::Signed && !self.authorize_socket() {
             return Err(Refused::Closing);
@@ -147,9 +148,9 @@ impl PusherSession {
     ) -> Result<Option<Member>, Refused> {
         let kind = name.kind();
         if kind.access == Access::Signed {
-            auth::verify(&self.app, self.mailbox.socket(), request)?;
+            auth::verify(&self.app.now(), self.mailbox.socket(), request)?;
         }
-        let max = self.app.limits.max_presence_member_bytes;
+        let max = self.app.now().limits.max_presence_member_bytes;
         let signed_in = self.user.as_ref().map(|signed_in| &signed_in.user);
         Ok(if kind.presence { Some(auth::member(request, signed_in, max)?) } else { None })
     }

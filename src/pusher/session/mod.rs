@@ -12,9 +12,9 @@ use std::time::Duration;
 use self::user::SignedIn;
 use super::command::Command;
 use super::{Pusher, error, frame};
+use crate::apps::LiveApp;
 use crate::hub::{AppHub, Budget, Subscriber, Subscription};
 use crate::mailbox::Mailbox;
-use crate::model::app::App;
 use crate::model::channel::ChannelName;
 use crate::model::close::CloseReason;
 use crate::model::rate::TokenBucket;
@@ -24,7 +24,7 @@ use crate::transport::{Framing, Session};
 /// The protocol's end of an admitted socket.
 pub(super) struct PusherSession {
     pusher: Arc<Pusher>,
-    app: Arc<App>,
+    app: Arc<LiveApp>,
     hub: Arc<AppHub>,
     mailbox: Arc<Mailbox>,
     /// The one list of the socket's channels; a channel itself knows only seats.
@@ -44,13 +44,14 @@ pub(super) struct PusherSession {
 impl PusherSession {
     pub(super) fn new(
         pusher: Arc<Pusher>,
-        app: Arc<App>,
+        app: Arc<LiveApp>,
         protocol: u32,
         mailbox: Arc<Mailbox>,
         place: Place,
     ) -> Self {
-        let hub = pusher.hub.app(&app.id);
-        let client_events = TokenBucket::full(app.limits.client_events_per_second, pusher.sockets.now_ms());
+        let hub = pusher.hub.app(app.id());
+        let rate = app.now().limits.client_events_per_second;
+        let client_events = TokenBucket::full(rate, pusher.sockets.now_ms());
         Self {
             pusher,
             app,
@@ -102,7 +103,7 @@ impl PusherSession {
 
 impl Session for PusherSession {
     fn opened(&mut self) {
-        let timeout = self.app.limits.activity_timeout.max(Duration::from_secs(1)).as_secs();
+        let timeout = self.app.now().limits.activity_timeout.max(Duration::from_secs(1)).as_secs();
         self.mailbox.push(&frame::connection_established(self.framing(), self.mailbox.socket(), timeout));
         // A socket that was closed before this has not been told.
         self.established = self.mailbox.closing().is_none();
@@ -144,7 +145,7 @@ impl Session for PusherSession {
         if self.protocol <= 5 && code >= 4000 {
             self.mailbox.push_farewell(frame::error(self.framing(), Some(code), text));
         }
-        let (socket, app) = (self.mailbox.socket(), &self.app.id);
+        let (socket, app) = (self.mailbox.socket(), self.app.id());
         match reason {
             CloseReason::SlowConsumer => {
                 tracing::warn!(%socket, %app, reason = reason.name(), "socket closed: it does not read fast enough");

@@ -40,7 +40,7 @@ impl PusherSession {
             }
             hub::NotPublished::Away(away) => format!("Client event rejected - {away}"),
         })?;
-        let (rate, now_ms) = (self.app.limits.client_events_per_second, self.pusher.sockets.now_ms());
+        let (rate, now_ms) = (self.app.now().limits.client_events_per_second, self.pusher.sockets.now_ms());
         if !self.client_events.take(rate, now_ms) {
             let message = "The client event rate limit has been exceeded".to_owned();
             return Err(NotPublished { code: Some(4301), message });
@@ -57,7 +57,7 @@ impl PusherSession {
 
     /// The channel, if the socket may publish in it, and the member that it is there.
     fn may_publish(&self, channel: &str) -> Result<(ChannelName, Option<UserId>), NotPublished> {
-        if !self.app.features.client_events {
+        if !self.app.now().features.client_events {
             let text = "To send client events, you must enable this feature in the settings of the app.";
             return Err(text.to_owned().into());
         }
@@ -77,13 +77,13 @@ impl PusherSession {
 
     /// The event's data, if name and data keep the limits.
     fn check_client_event(&self, name: &str, data: &RawValue) -> Result<Quoted, NotPublished> {
-        let max = self.app.limits.max_event_name_length;
+        let max = self.app.now().limits.max_event_name_length;
         if name.chars().nth(max).is_some() {
             let text = format!("Client event rejected - the event name is longer than {max} characters");
             return Err(text.into());
         }
         let data = payload(data);
-        let (len, max) = (data.decoded_len(), self.app.limits.max_event_bytes);
+        let (len, max) = (data.decoded_len(), self.app.now().limits.max_event_bytes);
         if len > max {
             let text = format!("Client event rejected - the data has {len} bytes, the maximum is {max}");
             return Err(text.into());

@@ -90,8 +90,9 @@ impl PusherSession {
     }
 
     fn verify_user(&self, request: &command::SignIn<'_>) -> Result<(User, Watchlist), Refused> {
-        auth::verify_sign_in(&self.app, self.mailbox.socket(), request)?;
-        let (user, watchlist) = user::read(&request.user_data, self.app.limits.max_channel_name_length)?;
+        auth::verify_sign_in(&self.app.now(), self.mailbox.socket(), request)?;
+        let (user, watchlist) =
+            user::read(&request.user_data, self.app.now().limits.max_channel_name_length)?;
         match &self.user {
             Some(signed_in) if signed_in.user.id != user.id => {
                 Err(Refused::Another(Arc::clone(&signed_in.user.id)))
@@ -122,14 +123,14 @@ impl PusherSession {
 
     fn watch(&mut self, watchlist: Watchlist) {
         let (framing, subscriber) = (self.framing(), self.subscriber());
-        let Some(signed_in) = self.user.as_mut().filter(|_| self.app.features.watchlist_events) else {
+        let Some(signed_in) = self.user.as_mut().filter(|_| self.app.now().features.watchlist_events) else {
             return;
         };
         if watchlist.cut {
             let text = format!("The watchlist is too long: only its first {MAX_WATCHED} users are watched");
             self.mailbox.push(&frame::error(framing, Some(4302), &text));
         }
-        let (before, delay) = (signed_in.watch.take(), self.app.limits.offline_delay);
+        let (before, delay) = (signed_in.watch.take(), self.app.now().limits.offline_delay);
         if !watchlist.ids.is_empty() {
             signed_in.watch = Some(self.hub.watch(subscriber, &watchlist.ids, before, delay));
         } else if let Some(before) = before {
@@ -166,6 +167,6 @@ impl PusherSession {
         if let Some(subscription) = channel {
             self.hub.unsubscribe(self.mailbox.socket(), subscription);
         }
-        self.hub.sign_out(sign_in, self.app.limits.offline_delay);
+        self.hub.sign_out(sign_in, self.app.now().limits.offline_delay);
     }
 }

@@ -1,5 +1,7 @@
 //! The whole, put together: from a config to a running broker.
 
+mod reload;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -11,6 +13,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
+
+pub use self::reload::{Control, NotReloaded, Reloaded};
 
 use crate::admin::{self, Admin};
 use crate::apps::Apps;
@@ -45,8 +49,8 @@ pub struct Broker {
     admin_listener: TcpListener,
     public_addrs: Vec<SocketAddr>,
     admin_addr: SocketAddr,
+    control: Arc<Control>,
     shutdown_grace: Duration,
-    sweep_period: Duration,
     engine_timeout: Duration,
 }
 
@@ -67,6 +71,7 @@ impl Broker {
         let admin_addr = admin_listener.local_addr()?;
         let pusher = Arc::new(pusher(&config, engine(&config)?)?);
         let webhooks = Arc::new(webhooks(&config.webhooks, &pusher)?);
+        let control = Arc::new(Control::new(config.clone(), &pusher, &webhooks));
         Ok(Self {
             admin: Arc::new(admin(&config, &pusher, &webhooks)),
             server: Arc::new(server(&config, pusher)),
@@ -76,7 +81,7 @@ impl Broker {
             public_addrs,
             admin_addr,
             shutdown_grace: config.server.shutdown_grace,
-            sweep_period: liveness::period(config.apps.iter()),
+            control,
             engine_timeout: config.cluster.timeout,
         })
     }
@@ -91,6 +96,11 @@ impl Broker {
         self.admin_addr
     }
 
+    /// What a running broker is told to become another by.
+    pub fn control(&self) -> Arc<Control> {
+        Arc::clone(&self.control)
+    }
+
     /// Serves until `stop` is ready, then drains within the configured grace.
     ///
     /// # Errors
@@ -101,7 +111,7 @@ impl Broker {
         // Dropped, and so ended, when this function returns.
         let mut tasks = JoinSet::new();
         tasks.spawn(admin::serve(self.admin, self.admin_listener));
-        work(&mut tasks, &self.server.pusher, self.sweep_period);
+        work(&mut tasks, &self.server.pusher);
         tasks.spawn(Arc::clone(&self.webhooks).run());
         // Whoever is let in earlier finds nobody of other nodes. It is not waited for long: a node alone
         // is better than none.
@@ -138,9 +148,12 @@ fn leave_time(pusher: &Pusher, grace: Duration) -> Duration {
 }
 
 /// What is done besides serving.
-fn work(tasks: &mut JoinSet<()>, pusher: &Arc<Pusher>, sweep_period: Duration) {
-    let sockets = Arc::clone(&pusher.sockets);
-    tasks.spawn(forever("liveness", move || liveness::sweep(Arc::clone(&sockets), sweep_period)));
+fn work(tasks: &mut JoinSet<()>, pusher: &Arc<Pusher>) {
+    let living = Arc::clone(pusher);
+    tasks.spawn(forever("liveness", move || {
+        let pusher = Arc::clone(&living);
+        liveness::sweep(Arc::clone(&living.sockets), move || liveness::period(&pusher.apps))
+    }));
     let expiring = Arc::clone(pusher);
     tasks.spawn(forever("expiry", move || expire(Arc::clone(&expiring))));
     let hub = Arc::clone(&pusher.hub);
@@ -181,12 +194,16 @@ fn admin(config: &Config, pusher: &Pusher, webhooks: &Arc<Webhooks>) -> Admin {
 
 /// The webhooks of the apps, told what happens in the hub.
 fn webhooks(settings: &WebhookSettings, pusher: &Pusher) -> io::Result<Webhooks> {
-    let apps: Vec<_> = pusher.apps.all().cloned().collect();
-    let webhooks = Webhooks::new(&apps, settings, Arc::new(PusherWebhooks))?;
-    for (app, observer) in webhooks.observers() {
-        pusher.hub.observe(app, observer);
-    }
+    let webhooks = Webhooks::new(&pusher.apps.all(), settings, Arc::new(PusherWebhooks))?;
+    observe(pusher, &webhooks);
     Ok(webhooks)
+}
+
+/// Has the webhooks told what becomes true, also those of apps that had none before.
+fn observe(pusher: &Pusher, webhooks: &Webhooks) {
+    for (app, observer) in webhooks.observers() {
+        pusher.hub.observe(&app, observer);
+    }
 }
 
 fn pusher(config: &Config, engine: Arc<dyn Engine>) -> io::Result<Pusher> {

@@ -1,0 +1,136 @@
+//! What becomes of a running broker when its config is another: apps with their keys, features, limits
+//! and webhooks are replaced; everything else waits for a restart, and says so.
+
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::observe;
+use crate::config::Config;
+use crate::pusher::Pusher;
+use crate::webhook::Webhooks;
+
+/// A running broker, to be told that its config is another.
+pub struct Control {
+    /// What it runs with.
+    config: Mutex<Config>,
+    pusher: Arc<Pusher>,
+    webhooks: Arc<Webhooks>,
+}
+
+/// What a reload has done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Ids of apps that are served from now on.
+    pub added: Vec<String>,
+    /// Ids of apps that are another than before.
+    pub changed: Vec<String>,
+    /// Ids of apps that are not served any more.
+    pub removed: Vec<String>,
+}
+
+/// Why a reload has changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReloaded {
+    /// These settings are another, and hold until a restart.
+    #[error("{}: cannot change while the broker runs, restart it", .0.join(", "))]
+    Fixed(Vec<&'static str>),
+    /// What the new config needs is not there.
+    #[error("{0}")]
+    Unavailable(#[from] io::Error),
+    /// The broker stops.
+    #[error("the broker stops")]
+    Stopping,
+}
+
+impl Control {
+    pub(super) fn new(config: Config, pusher: &Arc<Pusher>, webhooks: &Arc<Webhooks>) -> Self {
+        Self { config: Mutex::new(config), pusher: Arc::clone(pusher), webhooks: Arc::clone(webhooks) }
+    }
+
+    /// Goes on with another config. Sockets of apps that are disabled or removed end.
+    ///
+    /// # Errors
+    /// When it cannot; then nothing has changed at all.
+    pub async fn reload(&self, config: Config) -> Result<Reloaded, NotReloaded> {
+        let reloaded = self.replace(config)?;
+        self.pusher.metrics.reloads.add(1);
+        self.pusher.sockets.close_ended().await;
+        Ok(reloaded)
+    }
+
+    /// A reload did not come about.
+    pub fn refused(&self) {
+        self.pusher.metrics.reloads_refused.add(1);
+    }
+
+    fn replace(&self, config: Config) -> Result<Reloaded, NotReloaded> {
+        // Held to the end: of two reloads the later one wins as a whole.
+        let mut known = self.config.lock();
+        if self.pusher.sockets.are_stopping() {
+            return Err(NotReloaded::Stopping);
+        }
+        let fixed = fixed(&known, &config);
+        if !fixed.is_empty() {
+            return Err(NotReloaded::Fixed(fixed));
+        }
+        self.webhooks.prepare(config.apps.iter().flat_map(|app| app.webhooks.clone()))?;
+        let reloaded = compare(&known, &config);
+        self.pusher.apps.replace(config.apps.iter().cloned());
+        self.webhooks.replace(&self.pusher.apps.all());
+        observe(&self.pusher, &self.webhooks);
+        *known = config;
+        Ok(reloaded)
+    }
+}
+
+fn compare(old: &Config, new: &Config) -> Reloaded {
+    let of = |config: &Config, id: &str| config.apps.iter().find(|app| *app.id == *id).cloned();
+    let mut reloaded = Reloaded::default();
+    for app in &new.apps {
+        match of(old, &app.id) {
+            None => reloaded.added.push(app.id.to_string()),
+            Some(before) if before != *app => reloaded.changed.push(app.id.to_string()),
+            Some(_) => {}
+        }
+    }
+    let gone = old.apps.iter().filter(|app| of(new, &app.id).is_none());
+    reloaded.removed.extend(gone.map(|app| app.id.to_string()));
+    reloaded
+}
+
+/// The settings in which the two differ and that hold until a restart.
+fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
+    let (server, new_server) = (&old.server, &new.server);
+    let differs = [
+        ("server.listen", server.listen != new_server.listen),
+        ("server.path_prefix", server.path_prefix != new_server.path_prefix),
+        ("server.trusted_proxies", server.trusted_proxies != new_server.trusted_proxies),
+        ("server.shutdown_grace", server.shutdown_grace != new_server.shutdown_grace),
+        ("server.header_timeout", server.header_timeout != new_server.header_timeout),
+        ("server.body_timeout", server.body_timeout != new_server.body_timeout),
+        ("server.max_mailbox_bytes", server.max_mailbox_bytes != new_server.max_mailbox_bytes),
+        ("server.max_queue_bytes", server.max_queue_bytes != new_server.max_queue_bytes),
+        ("server.queue_timeout", server.queue_timeout != new_server.queue_timeout),
+        ("server.max_cache_bytes", server.max_cache_bytes != new_server.max_cache_bytes),
+        ("server.max_fallback_sessions", server.max_fallback_sessions != new_server.max_fallback_sessions),
+        (
+            "server.max_fallback_sessions_per_ip",
+            server.max_fallback_sessions_per_ip != new_server.max_fallback_sessions_per_ip,
+        ),
+        ("server.subscription_errors", server.subscription_errors != new_server.subscription_errors),
+        ("server.reload_on_change", server.reload_on_change != new_server.reload_on_change),
+        ("server.tls", server.tls != new_server.tls),
+        ("admin", old.admin != new.admin),
+        ("log.format", old.log.format != new.log.format),
+        ("cluster", old.cluster != new.cluster),
+        ("webhooks", old.webhooks != new.webhooks),
+    ];
+    let mut fixed: Vec<_> = differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect();
+    if fixed.is_empty() && server != new_server {
+        // A setting that is missing above must not be taken for live.
+        fixed.push("server");
+    }
+    fixed
+}

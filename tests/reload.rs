@@ -1,0 +1,265 @@
+//! A running broker follows its configuration: apps change, come and go, and nobody else is disturbed.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use common::told::{told, told_of};
+use common::{
+    APP, Api, Client, Credentials, Node, Nodes, OTHER, Receiver, Settings, Signed, eventually, settings,
+};
+use serde_json::json;
+
+const RELOADS: &str = "fanfare_config_reloads_total";
+const REFUSED: &str = "fanfare_config_refused_reloads_total";
+/// The same app by the pair that it is to have next.
+const NEXT: Credentials = Credentials { id: "1", key: "next-key", secret: "next-secret" };
+const NEXT_HOME: &str = "/app/next-key?protocol=7&client=js&version=8.6.0&flash=false";
+const NEIGHBOURS_HOME: &str = "/app/other-key?protocol=7&client=js&version=8.6.0&flash=false";
+
+/// Only what the tests ask for is read again.
+fn by_hand() -> Settings {
+    settings().cluster("engine", "local").server("reload_on_change", false)
+}
+
+/// A broker whose config is rewritten.
+struct Stage {
+    nodes: Nodes,
+    reloads: f64,
+    refused: f64,
+}
+
+impl Stage {
+    async fn new(settings: Settings) -> Self {
+        Self { nodes: Nodes::alone(settings).await, reloads: 0.0, refused: 0.0 }
+    }
+
+    fn node(&self) -> &Node {
+        &self.nodes[0]
+    }
+
+    async fn reload(&mut self, settings: &Settings) {
+        self.reload_text(&settings.to_toml()).await;
+    }
+
+    async fn reload_text(&mut self, text: &str) {
+        self.node().program.rewrite(text);
+        self.node().program.hang_up();
+        self.reloads += 1.0;
+        self.node().becomes(RELOADS, self.reloads).await;
+    }
+
+    /// Returns what has been logged until then.
+    async fn refuses(&mut self, text: &str) -> String {
+        self.node().program.rewrite(text);
+        self.node().program.hang_up();
+        self.refused += 1.0;
+        self.node().becomes(REFUSED, self.refused).await;
+        assert_eq!(self.node().metric(RELOADS).await, self.reloads);
+        self.node().program.log()
+    }
+
+    async fn connect(&self, home: &str) -> Client {
+        let mut client = self.open(home).await;
+        client.expect_established().await;
+        client
+    }
+
+    async fn open(&self, home: &str) -> Client {
+        Client::open(self.node().address, home, &[]).await.unwrap()
+    }
+
+    fn api(&self, by: Credentials) -> Api {
+        Api::new(self.node().address, by)
+    }
+
+    /// The status that a publication is answered with.
+    async fn publish(&self, by: Credentials, channel: &str) -> u16 {
+        let body = json!({"name": "e", "channel": channel, "data": "x"});
+        let path = format!("/apps/{}/events", by.id);
+        self.api(by).send(&Signed::new("POST", &path, by, body.to_string().as_bytes())).await.status
+    }
+}
+
+/// The config with only the second app.
+fn without_the_first(settings: &Settings) -> String {
+    let mut whole: toml::Table = settings.to_toml().parse().unwrap();
+    whole["apps"].as_array_mut().unwrap().remove(0);
+    whole.to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn features_and_limits_change_for_who_is_connected() {
+    let mut stage = Stage::new(by_hand().feature("client_events", false)).await;
+    let mut one = stage.connect(common::HOME).await;
+    let mut two = stage.connect(common::HOME).await;
+    one.subscribe("private-a").await;
+    two.subscribe("private-a").await;
+    one.whisper("private-a", "client-e", json!("too early")).await;
+    one.expect_error("").await;
+    stage.reload(&by_hand().feature("client_events", true).limit("max_event_bytes", 20)).await;
+    one.whisper("private-a", "client-e", json!("now")).await;
+    two.expect_event("private-a", "client-e", "now").await;
+    one.whisper("private-a", "client-e", json!("x".repeat(21))).await;
+    one.expect_error("").await;
+    two.expect_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_changed_with_an_overlap() {
+    let mut stage = Stage::new(by_hand()).await;
+    let mut old = stage.connect(common::HOME).await;
+    old.subscribe("a").await;
+    assert_eq!(stage.publish(NEXT, "a").await, 401);
+    let pair =
+        toml::Table::from_iter([("key".into(), NEXT.key.into()), ("secret".into(), NEXT.secret.into())]);
+    stage.reload(&by_hand().app("keys", vec![pair])).await;
+    let mut new = stage.connect(NEXT_HOME).await;
+    new.subscribe("a").await;
+    for by in [APP, NEXT] {
+        assert_eq!(stage.publish(by, "a").await, 200);
+        old.expect_event("a", "e", "x").await;
+        new.expect_event("a", "e", "x").await;
+    }
+    stage.reload(&by_hand().app("key", NEXT.key).app("secret", NEXT.secret)).await;
+    assert_eq!(stage.publish(APP, "a").await, 401);
+    stage.open(common::HOME).await.closed_with(4001).await;
+    // Who came by the old key stays.
+    assert_eq!(stage.publish(NEXT, "a").await, 200);
+    old.expect_event("a", "e", "x").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disabled_app_ends_its_sockets_and_comes_back() {
+    let mut stage = Stage::new(by_hand()).await;
+    let mut client = stage.connect(common::HOME).await;
+    let mut neighbour = stage.connect(NEIGHBOURS_HOME).await;
+    neighbour.subscribe("a").await;
+    stage.reload(&by_hand().app("enabled", false)).await;
+    client.closed_with(4003).await;
+    stage.open(common::HOME).await.closed_with(4003).await;
+    assert_eq!(stage.publish(APP, "a").await, 403);
+    assert_eq!(stage.publish(OTHER, "a").await, 200);
+    neighbour.expect_event("a", "e", "x").await;
+    stage.reload(&by_hand()).await;
+    stage.connect(common::HOME).await.subscribe("a").await;
+    assert_eq!(stage.publish(APP, "a").await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_app_ends_its_sockets_and_comes_back() {
+    let mut stage = Stage::new(by_hand()).await;
+    let mut client = stage.connect(common::HOME).await;
+    client.subscribe("private-a").await;
+    let mut neighbour = stage.connect(NEIGHBOURS_HOME).await;
+    stage.reload_text(&without_the_first(&by_hand())).await;
+    client.closed_with(4001).await;
+    stage.open(common::HOME).await.closed_with(4001).await;
+    assert_eq!(stage.publish(APP, "a").await, 404);
+    assert!(neighbour.round().await.is_empty());
+    let log = stage.node().program.log();
+    assert!(log.contains("removed=[\"1\"]"), "{log}");
+    stage.reload(&by_hand().limit("max_connections", 1)).await;
+    // What was open before does not count.
+    let mut again = stage.connect(common::HOME).await;
+    again.subscribe("private-a").await;
+    assert_eq!(stage.publish(APP, "private-a").await, 200);
+    again.expect_event("private-a", "e", "x").await;
+    stage.open(common::HOME).await.closed_with(4004).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn webhooks_are_added_changed_and_removed() {
+    let base = || by_hand().limit("webhook_delay", "0s");
+    let (mut first, mut second) = (Receiver::new().await, Receiver::new().await);
+    let mut stage = Stage::new(base()).await;
+    let mut client = stage.connect(common::HOME).await;
+    client.subscribe("before").await;
+    stage.reload(&base().hook(&first.url()).of_hook("batch", false)).await;
+    client.subscribe("one").await;
+    first.expect([told("channel_occupied", "one")]).await;
+    let both = base().hook(&second.url()).of_hook("events", vec!["member_added"]).hook(&first.url());
+    stage.reload(&both.of_hook("batch", false)).await;
+    client.join("presence-a", r#"{"user_id":"ada"}"#).await;
+    second.expect([told_of("member_added", "presence-a", "ada")]).await;
+    first
+        .expect([told("channel_occupied", "presence-a"), told_of("member_added", "presence-a", "ada")])
+        .await;
+    stage.reload(&base().hook(&second.url()).of_hook("batch", false)).await;
+    client.subscribe("three").await;
+    second.expect([told("channel_occupied", "three")]).await;
+    assert!(first.come().is_empty(), "it was removed");
+    // With the key that signs from now on.
+    let next = base().app("key", NEXT.key).app("secret", NEXT.secret);
+    stage.reload(&next.hook(&second.url()).of_hook("batch", false)).await;
+    let mut second = second.owned_by(NEXT);
+    client.subscribe("four").await;
+    second.expect([told("channel_occupied", "four")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_says_more_and_less() {
+    let mut stage = Stage::new(by_hand()).await;
+    let text = by_hand().to_toml();
+    let debugging = format!("{text}\n[log]\nlevel = \"debug\"\n");
+    stage.publish(OTHER, "").await;
+    assert!(!stage.node().program.log().contains("DEBUG"));
+    stage.reload_text(&debugging).await;
+    stage.publish(OTHER, "").await;
+    let said = async || stage.node().program.log().contains("API request refused");
+    eventually("a line of debugging", said).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_file_changes_nothing_and_is_named() {
+    let mut stage = Stage::new(by_hand()).await;
+    let mut client = stage.connect(common::HOME).await;
+    client.subscribe("a").await;
+    let wrong = by_hand().app("enabled", false).limit("max_event_bytes", "a lot").to_toml();
+    let log = stage.refuses(&wrong).await;
+    assert!(log.contains("fanfare.toml:") && log.contains("apps[0].limits.max_event_bytes"), "{log}");
+    let log = stage.refuses("apps = [").await;
+    assert!(log.contains("not TOML"), "{log}");
+    assert_eq!(stage.publish(APP, "a").await, 200);
+    client.expect_event("a", "e", "x").await;
+    stage.reload(&by_hand()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_change_is_named_and_nothing_else_changes() {
+    let mut stage = Stage::new(by_hand()).await;
+    let other = by_hand().app("enabled", false).server("listen", vec!["127.0.0.1:1"]);
+    let other = other.cluster("prefix", "other").server("queue_timeout", "9s");
+    let log = stage.refuses(&other.to_toml()).await;
+    let said = "server.listen, server.queue_timeout, cluster: cannot change while the broker runs";
+    assert!(log.contains(said), "{log}");
+    stage.connect(common::HOME).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_followed_without_being_asked() {
+    let watching = || settings().cluster("engine", "local");
+    let nodes = Nodes::alone(watching()).await;
+    let mut client = nodes[0].connect().await;
+    nodes[0].program.rewrite("apps = [");
+    nodes[0].becomes(REFUSED, 1.0).await;
+    nodes[0].program.rewrite(&watching().app("enabled", false).to_toml());
+    client.closed_with(4003).await;
+    nodes[0].becomes(RELOADS, 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_signals_loses_nothing() {
+    let mut stage = Stage::new(by_hand()).await;
+    let mut client = stage.connect(common::HOME).await;
+    client.subscribe("a").await;
+    for number in 0..100 {
+        stage.node().program.hang_up();
+        stage.node().api().publish("a", "e", &number.to_string()).await;
+        client.expect_event("a", "e", &number.to_string()).await;
+    }
+    let reloaded = async || stage.node().metric(RELOADS).await > 0.0;
+    eventually("a reload", reloaded).await;
+    assert_eq!(stage.node().metric(REFUSED).await, 0.0);
+    stage.refused = 0.0;
+    assert_eq!(stage.publish(APP, "a").await, 200);
+}
