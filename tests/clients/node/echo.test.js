@@ -7,9 +7,9 @@ import axios from "axios";
 import Echo from "laravel-echo";
 import Pusher from "pusher-js";
 
-import { APP } from "./support/fanfare.js";
+import { hear, joined, openEcho } from "./support/echo.js";
 import { Inbox } from "./support/wait.js";
-import { World, connected, settled, signedIn } from "./support/world.js";
+import { World, settled, signedIn } from "./support/world.js";
 
 let world;
 before(async () => {
@@ -17,47 +17,7 @@ before(async () => {
 });
 after(() => world.stop());
 
-/** Echo as an application's bootstrap file makes it, closed when the test ends. */
-async function echo(t, {
-  as = "ada", authEndpoint = "/broadcasting/auth", userAuth = "/broadcasting/user-auth", ...options
-} = {}) {
-  const made = new Echo({
-    broadcaster: "pusher",
-    Pusher,
-    key: APP.key,
-    cluster: "",
-    wsHost: world.server.host,
-    wsPort: world.server.port,
-    wssPort: world.server.port,
-    forceTLS: false,
-    enabledTransports: ["ws"],
-    authEndpoint: world.backend.url + authEndpoint,
-    auth: { headers: { "X-Person": as } },
-    userAuthentication: { endpoint: world.backend.url + userAuth, headers: { "X-Person": as } },
-    // Several browsers live in this one process: only one of them may hook into axios.
-    withoutInterceptors: true,
-    ...options,
-  });
-  t.after(() => made.disconnect());
-  await connected(made.connector.pusher);
-  return made;
-}
-
-/** Collects what the listed Echo methods report. */
-function hear(inbox, channel, listeners) {
-  for (const [method, event] of listeners) {
-    const put = (data) => inbox.put({ name: event ?? method, data });
-    if (event === undefined) channel[method](put);
-    else channel[method](event, put);
-  }
-  return inbox;
-}
-
-async function joined(channel) {
-  const inbox = hear(new Inbox(), channel, [["subscribed"]]);
-  await inbox.next("subscribed");
-  return channel;
-}
+const echo = (t, options) => openEcho(t, world, options);
 
 for (const broadcaster of ["pusher", "reverb"]) {
   test(`channel().listen through the ${broadcaster} broadcaster`, async (t) => {

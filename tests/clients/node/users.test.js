@@ -6,7 +6,7 @@ import { after, before, test } from "node:test";
 import { Entrance } from "./support/entrance.js";
 import { APP, Fanfare, QUIET } from "./support/fanfare.js";
 import { Inbox, within, DEADLINE } from "./support/wait.js";
-import { World, connected, refusal, settled, signedIn, subscribed } from "./support/world.js";
+import { World, connected, refusal, settled, signedIn, subscribed, terminated } from "./support/world.js";
 
 let world;
 before(async () => {
@@ -39,15 +39,6 @@ function heard(client) {
   const inbox = new Inbox();
   client.bind_global((name, data) => name.startsWith("pusher:") || inbox.put({ name, data }));
   return inbox;
-}
-
-/** Waits until the server has ended the connection as it does when it terminates a user's. */
-async function terminated(client, errors) {
-  assert.equal((await errors.next("error")).data.data.code, 4009);
-  if (client.connection.state === "disconnected") return;
-  await within(DEADLINE, "the end of the connection", new Promise((resolve) => {
-    client.connection.bind("disconnected", resolve);
-  }));
 }
 
 for (const app of [APP, QUIET]) {

@@ -3,11 +3,11 @@
 
 import { spawn } from "node:child_process";
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { createInterface } from "node:readline";
 
+import { freePort } from "./ports.js";
 import { within } from "./wait.js";
 
 const DEADLINE = 20_000;
@@ -79,7 +79,7 @@ export class Proxy {
     proxy.folder = mkdtempSync(join(tmpdir(), `fanfare-${kind}-`));
     // nginx's workers are somebody else when it is started by root.
     chmodSync(proxy.folder, 0o755);
-    Object.assign(proxy, { host: HOST, port: await freePort() });
+    Object.assign(proxy, { host: HOST, port: await freePort(HOST) });
     const text = replaced(readFileSync(new URL(`../../../../config/deploy/${file}`, import.meta.url), "utf8"), {
       [placeholder]: listen(proxy),
       ...Object.fromEntries(servers.map((server, n) => {
@@ -140,12 +140,4 @@ function replaced(text, places) {
     text = text.replaceAll(place, value);
   }
   return text;
-}
-
-async function freePort() {
-  const listener = createServer();
-  await new Promise((resolve) => listener.listen(0, HOST, resolve));
-  const { port } = listener.address();
-  await new Promise((resolve) => listener.close(resolve));
-  return port;
 }

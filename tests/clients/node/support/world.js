@@ -133,6 +133,15 @@ export async function signedIn(client, ms = DEADLINE) {
   return client;
 }
 
+/** Waits until the server has ended the connection as it does when it terminates a user's. */
+export async function terminated(client, errors) {
+  assert.equal((await errors.next("error")).data.data.code, 4009);
+  if (client.connection.state === "disconnected") return;
+  await within(DEADLINE, "the end of the connection", new Promise((resolve) => {
+    client.connection.bind("disconnected", resolve);
+  }));
+}
+
 /** Returns once the server has worked through all that `client` has sent so far. */
 export async function settled(client) {
   const inbox = new Inbox();
