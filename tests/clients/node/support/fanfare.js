@@ -121,16 +121,19 @@ url = "${url}"
 export class Fanfare {
   /**
    * Starts the server and resolves once its public listener has said where it is.
-   * `webhooks`: the URL that those of the first app go to.
+   * `webhooks`: the URL that those of the first app go to; `env`: further variables.
    */
-  static async start({ listen = "127.0.0.1:0", webhooks } = {}) {
+  static async start({ listen = "127.0.0.1:0", webhooks, env } = {}) {
     const binary = process.env.FANFARE_BINARY;
     assert.ok(binary, "FANFARE_BINARY must name the server to test");
     const server = new Fanfare();
     server.folder = mkdtempSync(join(tmpdir(), "fanfare-node-"));
     const file = join(server.folder, "fanfare.toml");
     writeFileSync(file, settings(listen, webhooks));
-    server.child = spawn(binary, ["serve", "--config", file], { stdio: ["ignore", "pipe", "pipe"] });
+    server.child = spawn(binary, ["serve", "--config", file], {
+      stdio: ["ignore", "pipe", "pipe"],
+      env: { ...process.env, ...env },
+    });
     server.lines = [];
     server.exited = new Promise((resolve) => {
       server.child.once("error", (error) => resolve({ error }));
