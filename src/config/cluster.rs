@@ -44,8 +44,14 @@ pub(super) fn check(cluster: &ClusterSettings, reading: &Reading) {
         reading.problem("cluster.url", "missing: the engine \"redis\" needs to be told where it is");
     }
     if cluster.timeout >= cluster.lease && clean("cluster.timeout") && clean("cluster.lease") {
-        // Or else a single slow answer could cost a node its lease.
-        reading.problem("cluster.timeout", "must be less than cluster.lease");
+        // Or else a single slow answer could cost a node its lease. Told of the one that was given.
+        match reading.is_given("cluster.timeout") {
+            true => reading.problem("cluster.timeout", "must be less than cluster.lease"),
+            false => {
+                let timeout = humantime::format_duration(cluster.timeout);
+                reading.problem("cluster.lease", format!("must be more than cluster.timeout ({timeout})"));
+            }
+        }
     }
 }
 

@@ -65,6 +65,11 @@ impl Reading {
         &self.root.nearest(path).place
     }
 
+    /// Whether the setting at `path` was given at all.
+    pub(super) fn is_given(&self, path: &str) -> bool {
+        self.root.has(path)
+    }
+
     /// Whether nothing is wrong so far with the setting at `path` and its parts.
     pub(super) fn is_clean(&self, path: &str) -> bool {
         !self.problems.borrow().iter().any(|problem| problem.key.starts_with(path))

@@ -47,17 +47,25 @@ impl Node {
     pub(super) fn nearest(&self, path: &str) -> &Node {
         let mut node = self;
         for name in names(path) {
-            let below = match &node.value {
-                Value::Table(entries) => entries.get(name),
-                Value::List(items) => name.parse().ok().and_then(|index: usize| items.get(index)),
-                _ => None,
-            };
-            match below {
+            match node.below(name) {
                 Some(below) => node = below,
                 None => break,
             }
         }
         node
+    }
+
+    /// Whether there is a node at a dotted path.
+    pub(super) fn has(&self, path: &str) -> bool {
+        names(path).try_fold(self, |node, name| node.below(name)).is_some()
+    }
+
+    fn below(&self, name: &str) -> Option<&Node> {
+        match &self.value {
+            Value::Table(entries) => entries.get(name),
+            Value::List(items) => name.parse().ok().and_then(|index: usize| items.get(index)),
+            _ => None,
+        }
     }
 
     /// Puts a value at a path, over what may be there. Sections and list elements that are missing

@@ -252,7 +252,7 @@ impl Redis {
             });
         }
         if complete {
-            self.stats.back();
+            self.stats.back(|| format!("{:?}, prefix {:?}", self.url, self.settings.prefix));
             self.joined.send_replace(true);
         }
     }

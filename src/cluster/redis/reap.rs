@@ -55,7 +55,12 @@ pub(super) async fn withdraw(engine: &Redis, link: &Link, partition: usize, node
         let batch = call(&link.scripts.reap, &engine.tags[partition], &[node.as_bytes(), CHUNK]);
         let replies = link.caller.call(batch).await?;
         let Some([done, topics]) = replies.first().and_then(|reply| reply.list()) else { return Ok(()) };
-        engine.stats.withdrawn(topics.count().unwrap_or_default() as u64);
+        let topics = topics.count().unwrap_or_default() as u64;
+        engine.stats.withdrawn(topics);
+        // Names that a node itself had before hold nothing by now, nor do those of who has left.
+        if topics > 0 {
+            engine.stats.withdraws(node);
+        }
         if done.number() != Some(0) {
             return Ok(());
         }

@@ -1,6 +1,6 @@
 //! What the engine has done, and what it says in the log.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -22,6 +22,10 @@ pub(super) struct Stats {
     withdrawn: AtomicU64,
     /// Why it was lost last.
     reason: Mutex<Option<String>>,
+    /// It has been reached in whole once.
+    joined: AtomicBool,
+    /// The node that was withdrawn last, so that it is named once, and not for each partition.
+    buried: Mutex<String>,
     /// When bad data was logged last, and how much came since.
     complained: Mutex<(Option<Instant>, u64)>,
 }
@@ -52,10 +56,22 @@ impl Stats {
         }
     }
 
-    /// It is reached in whole.
-    pub(super) fn back(&self) {
-        if self.reason.lock().take().is_some() {
+    /// It is reached in whole, by the name and prefix of `where_to`.
+    pub(super) fn back(&self, where_to: impl FnOnce() -> String) {
+        let was_away = self.reason.lock().take().is_some();
+        if !self.joined.swap(true, Ordering::Relaxed) {
+            tracing::info!("joined the cluster: {}", where_to());
+        } else if was_away {
             tracing::info!("the cluster's engine is back");
+        }
+    }
+
+    /// Another node is gone, and this one withdraws some of what it held.
+    pub(super) fn withdraws(&self, node: &str) {
+        let mut buried = self.buried.lock();
+        if *buried != node {
+            node.clone_into(&mut buried);
+            tracing::info!(node, "a node is gone: what it held is withdrawn");
         }
     }
 
