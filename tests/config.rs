@@ -174,6 +174,21 @@ fn check_tells_every_problem_on_a_line_of_its_own() {
     assert!(stderr.lines().all(|line| line.starts_with(&format!("{file}:"))), "{stderr}");
 }
 
+/// Every broken config keeps the program from serving, and is told of as the loader tells of it.
+#[test]
+fn no_broken_config_is_served() {
+    for case in cases("invalid", 20) {
+        let file = folder("invalid").join(&case.name);
+        let mut command = fanfare(&["serve", "--config", file.to_str().unwrap()]);
+        let pairs = case.announced("env").into_iter().filter_map(|line| line.split_once('='));
+        let (code, stdout, stderr) = run(command.envs(pairs));
+        assert_eq!((code, stdout.as_str()), (2, ""), "{}: {stderr}", case.name);
+        for expected in case.announced("expect") {
+            assert!(stderr.lines().any(|line| line.contains(expected)), "{}: {expected}: {stderr}", case.name);
+        }
+    }
+}
+
 #[test]
 fn check_sees_the_environment() {
     let file = path("valid/minimal.toml");
