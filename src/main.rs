@@ -8,11 +8,13 @@ mod cli;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use fanfare::Broker;
 use fanfare::config::{Config, Env, Log, LogFormat};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, reload};
 
@@ -27,6 +29,10 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Something in the way of serving: a port in use, a signal handler that cannot be had.
 const FAILED: u8 = 1;
+/// Signals so soon after the first are taken for the same one: some programs send it to the process and
+/// to its group.
+const ONE_SIGNAL: Duration = Duration::from_millis(200);
+
 /// A bad configuration; also what bad flags exit with.
 const BAD_CONFIG: u8 = 2;
 
@@ -65,25 +71,44 @@ fn start(config: Config, args: serve::Args, env: Env) -> ExitCode {
 
 async fn run(config: Config, args: serve::Args, env: Env, set_level: SetLevel) -> io::Result<()> {
     // Before anything is told, so that whoever reads it may signal at once.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let terminate = signal(SignalKind::terminate())?;
+    let interrupt = signal(SignalKind::interrupt())?;
     let hangup = signal(SignalKind::hangup())?;
     let broker = Broker::bind(config.clone()).await?;
     tell(&serve::listening(&config.server.listen, broker.public_addrs(), broker.admin_addr()));
     if let Some(address) = broker.public_addrs().first().filter(|_| args.config.is_none()) {
         tell(&serve::banner(&config, *address).unwrap_or_default());
     }
-    let stop = async move {
+    let reloads = Reloads { args, env, control: broker.control(), set_level };
+    let following = tokio::spawn(async move { reloads.follow(hangup, &config).await });
+    let (told, stop) = oneshot::channel();
+    let stop = async {
+        let _ = stop.await;
+    };
+    let ended = tokio::select! {
+        ended = broker.run(stop) => ended,
+        () = signalled_twice(terminate, interrupt, told) => {
+            Err(io::Error::new(io::ErrorKind::Interrupted, "ended at once by a second signal"))
+        }
+    };
+    following.abort();
+    ended
+}
+
+/// Tells of the first signal, and waits for a second one.
+async fn signalled_twice(mut terminate: Signal, mut interrupt: Signal, told: oneshot::Sender<()>) {
+    let mut signalled = async || {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
     };
-    let reloads = Reloads { args, env, control: broker.control(), set_level };
-    let following = tokio::spawn(async move { reloads.follow(hangup, &config).await });
-    let ended = broker.run(stop).await;
-    following.abort();
-    ended
+    signalled().await;
+    let _ = told.send(());
+    let first = Instant::now();
+    while first.elapsed() < ONE_SIGNAL {
+        signalled().await;
+    }
 }
 
 /// Logs go to stderr. Gives what sets how much is logged.

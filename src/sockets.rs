@@ -2,8 +2,9 @@
 //! read this one.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use dashmap::DashMap;
@@ -194,7 +195,7 @@ impl Sockets {
         if let Standing::Until(deadline) = place.standing {
             place.app.unauthorized.lock().insert((deadline, place.id), Arc::clone(&mailbox));
         }
-        // One that came while all others were being closed must not be missed.
+        // One that came after all others had been listed for their end must not be missed.
         if self.are_stopping() {
             mailbox.close(CloseReason::Stopping);
         } else if let Some(reason) = place.app.app.end() {
@@ -233,14 +234,21 @@ impl Sockets {
         self.apps.iter().map(|table| table.unauthorized.lock().len()).sum()
     }
 
-    /// Gives no places any more, and begins the end of every open socket.
+    /// Gives no places any more. Open sockets stay as they are.
     pub fn stop(&self) {
-        // First the flag, then the sockets: one that comes in between sees the flag.
         self.stopping.store(true, Ordering::SeqCst);
-        self.each(|_, mailbox| mailbox.close(CloseReason::Stopping));
     }
 
-    /// Whether all sockets are being closed for good.
+    /// Every open socket, in no order. They are not held on to: those that end do so in full.
+    pub fn shuffled(&self) -> Vec<Weak<Mailbox>> {
+        let order = RandomState::new();
+        let mut sockets = Vec::new();
+        self.each(|_, mailbox| sockets.push((order.hash_one(mailbox.socket()), Arc::downgrade(mailbox))));
+        sockets.sort_unstable_by_key(|(place, _)| *place);
+        sockets.into_iter().map(|(_, mailbox)| mailbox).collect()
+    }
+
+    /// Whether the broker stops.
     pub fn are_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
     }

@@ -184,7 +184,11 @@ fn no_broken_config_is_served() {
         let (code, stdout, stderr) = run(command.envs(pairs));
         assert_eq!((code, stdout.as_str()), (2, ""), "{}: {stderr}", case.name);
         for expected in case.announced("expect") {
-            assert!(stderr.lines().any(|line| line.contains(expected)), "{}: {expected}: {stderr}", case.name);
+            assert!(
+                stderr.lines().any(|line| line.contains(expected)),
+                "{}: {expected}: {stderr}",
+                case.name
+            );
         }
     }
 }

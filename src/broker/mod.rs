@@ -51,6 +51,7 @@ pub struct Broker {
     admin_addr: SocketAddr,
     control: Arc<Control>,
     shutdown_grace: Duration,
+    pace: server::Pace,
     engine_timeout: Duration,
 }
 
@@ -82,6 +83,7 @@ impl Broker {
             admin_addr,
             shutdown_grace: config.server.shutdown_grace,
             control,
+            pace: server::Pace { delay: config.server.drain_delay, window: config.server.drain_window },
             engine_timeout: config.cluster.timeout,
         })
     }
@@ -121,25 +123,29 @@ impl Broker {
         }
         stop.await;
         let deadline = Instant::now() + self.shutdown_grace;
+        let gone = deadline - leave_time(&self.server.pusher, self.shutdown_grace);
+        server::announce(&self.server, &self.pace, gone).await;
         self.webhooks.hurry();
-        let grace = self.shutdown_grace - leave_time(&self.server.pusher, self.shutdown_grace);
-        let clean = server::drain(&self.server, &stopping, alive, ended, grace).await;
+        let clean = server::drain(&self.server, &stopping, alive, ended, &self.pace, gone).await;
         // Now that nobody is here, the other nodes are told so.
         let _ = timeout_at(deadline, self.server.pusher.hub.engine().leave()).await;
         // Only now is all told: sockets that end have something to tell.
         let webhook_events = self.webhooks.drain(deadline).await;
-        let sockets = self.server.pusher.sockets.count();
-        if clean && webhook_events == 0 {
-            tracing::info!("stopped");
-        } else if clean && Instant::now() < deadline {
-            tracing::warn!(webhook_events, "stopped; not all webhooks were taken");
-        } else {
-            tracing::warn!(sockets, webhook_events, "stopped at the end of the grace; the rest is lost");
-        }
-        let late =
-            || io::Error::new(io::ErrorKind::TimedOut, "sockets were still open at the end of the grace");
-        if clean { Ok(()) } else { Err(late()) }
+        tell_end(clean, self.server.pusher.sockets.count(), webhook_events, deadline)
     }
+}
+
+/// Logs how the stop went.
+fn tell_end(clean: bool, sockets: usize, webhook_events: usize, deadline: Instant) -> io::Result<()> {
+    if clean && webhook_events == 0 {
+        tracing::info!("stopped");
+    } else if clean && Instant::now() < deadline {
+        tracing::warn!(webhook_events, "stopped; not all webhooks were taken");
+    } else {
+        tracing::warn!(sockets, webhook_events, "stopped at the end of the grace; the rest is lost");
+    }
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "sockets were still open at the end of the grace");
+    if clean { Ok(()) } else { Err(late()) }
 }
 
 /// How much of the grace is kept for telling the other nodes that this one leaves.

@@ -108,6 +108,8 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("server.path_prefix", server.path_prefix != new_server.path_prefix),
         ("server.trusted_proxies", server.trusted_proxies != new_server.trusted_proxies),
         ("server.shutdown_grace", server.shutdown_grace != new_server.shutdown_grace),
+        ("server.drain_delay", server.drain_delay != new_server.drain_delay),
+        ("server.drain_window", server.drain_window != new_server.drain_window),
         ("server.header_timeout", server.header_timeout != new_server.header_timeout),
         ("server.body_timeout", server.body_timeout != new_server.body_timeout),
         ("server.max_mailbox_bytes", server.max_mailbox_bytes != new_server.max_mailbox_bytes),

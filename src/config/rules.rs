@@ -4,12 +4,14 @@ use std::collections::HashMap;
 
 use super::listen::{Listen, is_any_port, is_loopback};
 use super::reading::Reading;
+use super::units::duration_text;
 use super::{Config, DEVELOPMENT_SECRET, cluster};
 
 /// Checks what no setting can tell alone; returns warnings. `insecure` allows public credentials
 /// on a public address.
 pub(super) fn check(config: &Config, reading: &Reading, insecure: bool) -> Vec<String> {
     listeners(config, reading);
+    stop(config, reading);
     apps(config, reading);
     cluster::check(&config.cluster, reading);
     if !insecure {
@@ -79,6 +81,19 @@ fn listeners(config: &Config, reading: &Reading) {
                 .problem("server.tls.cert", "missing: the tls:// listeners need a certificate and its key");
         }
         _ => {}
+    }
+}
+
+/// All of a stop has to fit into its grace: who has not had a turn by then is cut off.
+fn stop(config: &Config, reading: &Reading) {
+    let server = &config.server;
+    let [delay, window, grace] = [server.drain_delay, server.drain_window, server.shutdown_grace];
+    let shown = duration_text(grace);
+    if delay > grace {
+        reading.problem("server.drain_delay", format!("longer than server.shutdown_grace, which is {shown}"));
+    } else if delay + window > grace {
+        let what = format!("with server.drain_delay longer than server.shutdown_grace, which is {shown}");
+        reading.problem("server.drain_window", what);
     }
 }
 

@@ -28,11 +28,17 @@ pub(super) fn server(section: &Section<'_>) -> Server {
     let base = Server::default();
     let tls = section.section("tls");
     let sessions = |key, default| section.number(key, default, 0..=100_000_000);
+    let shutdown_grace = section.duration("shutdown_grace", base.shutdown_grace, DELAY);
+    let drain_delay = section.duration("drain_delay", base.drain_delay, DELAY);
+    // Who shortens the grace need not know of the window.
+    let window_that_fits = base.drain_window.min(shutdown_grace.saturating_sub(drain_delay) / 2);
     Server {
         listen: section.list("listen", Listen::parse).unwrap_or(base.listen),
         path_prefix: path_prefix(section),
         trusted_proxies: section.list("trusted_proxies", network).unwrap_or(base.trusted_proxies),
-        shutdown_grace: section.duration("shutdown_grace", base.shutdown_grace, DELAY),
+        shutdown_grace,
+        drain_delay,
+        drain_window: section.duration("drain_window", window_that_fits, DELAY),
         header_timeout: section.duration("header_timeout", base.header_timeout, WAIT),
         body_timeout: section.duration("body_timeout", base.body_timeout, WAIT),
         max_mailbox_bytes: section.size("max_mailbox_bytes", base.max_mailbox_bytes, BYTES),

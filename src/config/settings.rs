@@ -19,6 +19,10 @@ pub struct Server {
     pub trusted_proxies: Vec<IpNet>,
     /// How long a drained stop waits for sockets to close; 0: not at all.
     pub shutdown_grace: Duration,
+    /// How long a stop only lets nobody new in, before it closes sockets.
+    pub drain_delay: Duration,
+    /// How long closing all sockets takes; 0: they are closed at once.
+    pub drain_window: Duration,
     /// How long a client may take to send a request's headers, idle keep-alive included.
     pub header_timeout: Duration,
     /// How long a client may take to send a request's body.
@@ -50,6 +54,8 @@ impl Default for Server {
             path_prefix: String::new(),
             trusted_proxies: Vec::new(),
             shutdown_grace: Duration::from_secs(15),
+            drain_delay: Duration::ZERO,
+            drain_window: Duration::from_secs(5),
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
             max_mailbox_bytes: 1 << 20,

@@ -108,17 +108,17 @@ fn every_key_has_its_variable() {
 
 #[test]
 fn flags_win_over_variables_over_the_file_over_defaults() {
-    let text = FULL.replace("\"127.0.0.1:6001\"", "\"127.0.0.1:1\"").replace("\"15s\"", "\"1s\"");
+    let text = FULL.replace("\"127.0.0.1:6001\"", "\"127.0.0.1:1\"").replace("\"15s\"", "\"16s\"");
     let source = || Source::text("f", text.clone());
     let first = |config: &Config| config.server.listen[0].to_string();
     let config = load(source(), &[]).expect("no problems");
     assert_eq!(
         (first(&config), config.server.shutdown_grace),
-        ("127.0.0.1:1".to_owned(), Duration::from_secs(1))
+        ("127.0.0.1:1".to_owned(), Duration::from_secs(16))
     );
     let env = [
         ("FANFARE_SERVER__LISTEN", "127.0.0.1:2, 127.0.0.1:3"),
-        ("FANFARE_SERVER__SHUTDOWN_GRACE", "2s"),
+        ("FANFARE_SERVER__SHUTDOWN_GRACE", "20s"),
         ("FANFARE_SERVER__SUBSCRIPTION_ERRORS", "false"),
         ("FANFARE_SERVER__TRUSTED_PROXIES", "10.0.0.0/8,::1"),
         ("FANFARE_SERVER__TLS__CERT", "/cert"),
@@ -129,7 +129,7 @@ fn flags_win_over_variables_over_the_file_over_defaults() {
     ];
     let config = load(source(), &env).expect("no problems");
     assert_eq!((first(&config), config.server.listen.len()), ("127.0.0.1:2".to_owned(), 2));
-    assert_eq!(config.server.shutdown_grace, Duration::from_secs(2));
+    assert_eq!(config.server.shutdown_grace, Duration::from_secs(20));
     assert!(!config.server.subscription_errors);
     assert_eq!(config.server.trusted_proxies.len(), 2);
     assert_eq!(config.server.tls.cert.as_deref(), Some(Path::new("/cert")));

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
-pub use self::drain::drain;
+pub use self::drain::{Pace, announce, drain};
 pub use self::tls::acceptor;
 
 use self::connection::serve;

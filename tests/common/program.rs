@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
@@ -67,6 +67,20 @@ impl Program {
         let code = within(limit, "an exit code", self.child.wait()).await.expect("it ends").code();
         let log = self.log();
         Ended { code, log }
+    }
+
+    /// Asks it to end again and again, until it does.
+    pub async fn insist(mut self, limit: Duration) -> Ended {
+        let started = Instant::now();
+        let code = loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                break status.code();
+            }
+            assert!(started.elapsed() < limit, "not within {limit:?}: the program's end");
+            signal(self.pid(), "TERM");
+        };
+        within(limit, "the end of its log", &mut self.reading).await.expect("UTF-8");
+        Ended { code, log: self.log() }
     }
 
     /// The process, while it lives.

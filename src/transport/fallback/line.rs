@@ -46,6 +46,8 @@ struct State {
     buffer: Vec<u8>,
     /// The session has ended; this is the last line of whoever reads.
     last_line: Option<Bytes>,
+    /// Somebody has read it.
+    told: bool,
     /// The session's task, which waits for room.
     task: Option<Waker>,
     /// When a reader came or went, or something was handed over.
@@ -82,6 +84,7 @@ impl Line {
             gone: false,
             buffer: Vec::new(),
             last_line: None,
+            told: false,
             task: None,
             since: Instant::now(),
             units: 0,
@@ -138,6 +141,7 @@ impl Line {
         let mut taken = std::mem::take(&mut state.buffer);
         if let Some(last) = &state.last_line {
             taken.extend_from_slice(last);
+            state.told = true;
         }
         if ends || state.last_line.is_some() {
             _ended = state.reader.take();
@@ -215,9 +219,9 @@ impl Line {
         std::mem::swap(&mut ended, &mut state.reader);
     }
 
-    /// Whether nobody reads any more.
-    pub(super) fn is_idle(&self) -> bool {
-        self.state.lock().reader.is_none()
+    /// Whether the last line has been read.
+    pub(super) fn is_told(&self) -> bool {
+        self.state.lock().told
     }
 
     /// Takes what there is room for.

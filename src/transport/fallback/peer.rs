@@ -177,7 +177,8 @@ impl<S: Session> Peer<S> {
         // A line cannot break.
         let _ = timeout(LINGER / 2, flushed).await;
         self.line.end(close_frame(code, text));
-        while !self.line.is_idle() {
+        // Between two requests it hears of it by the next.
+        while !self.line.is_told() {
             self.line.changed().await;
         }
     }

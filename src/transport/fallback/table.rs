@@ -11,6 +11,7 @@ use dashmap::mapref::entry::Entry;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, StatusCode};
+use tokio::sync::watch;
 
 use super::cors::Cors;
 use super::line::Reading;
@@ -53,6 +54,8 @@ pub struct Sessions<S> {
     /// How many each network has; see [`network`].
     addresses: DashMap<IpAddr, usize>,
     count: AtomicUsize,
+    /// How many clients have not heard of their session's end.
+    untold: watch::Sender<usize>,
     sockets: Arc<Sockets>,
     settings: Settings,
 }
@@ -71,11 +74,33 @@ impl<S> Drop for Place<S> {
     }
 }
 
+/// A session whose client has not heard of its end.
+struct Untold<S>(Arc<Sessions<S>>);
+
+impl<S> Untold<S> {
+    fn new(sessions: &Arc<Sessions<S>>) -> Self {
+        sessions.untold.send_modify(|count| *count += 1);
+        Self(Arc::clone(sessions))
+    }
+}
+
+impl<S> Drop for Untold<S> {
+    fn drop(&mut self) {
+        self.0.untold.send_modify(|count| *count -= 1);
+    }
+}
+
 impl<S> Sessions<S> {
     /// An empty table; its sessions are among `sockets`.
     pub fn new(sockets: Arc<Sockets>, settings: Settings) -> Self {
         let (table, addresses, count) = (DashMap::new(), DashMap::new(), AtomicUsize::new(0));
-        Self { table, addresses, count, sockets, settings }
+        Self { table, addresses, count, untold: watch::Sender::new(0), sockets, settings }
+    }
+
+    /// Waits until there is no session but such as have ended, and whose clients have heard of it or have
+    /// not asked in time.
+    pub async fn all_told(&self) {
+        let _ = self.untold.subscribe().wait_for(|count| *count == 0).await;
     }
 
     /// Takes a place, if there is one left.
@@ -208,6 +233,7 @@ impl<S: Session> Sessions<S> {
         };
         let place = Place { sessions: Arc::clone(self), address, key };
         let reply = begun(&peer, reading);
+        let alive = (alive, Untold::new(self));
         tokio::spawn(peer.drive(alive, place));
         reply
     }
