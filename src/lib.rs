@@ -10,8 +10,8 @@
 //! * [`webhook`] — what the hub reports, told to the apps' own servers
 //! * [`admin`] — the private listener: health and metrics
 //!
-//! Below them the leaves, which all may use: [`apps`], [`accept`], [`sockets`], [`tasks`], [`mailbox`], [`http`],
-//! [`idempotency`], [`metrics`]; and at the bottom [`model`], the shared nouns. Imports go downwards only;
+//! Below them the leaves, which all may use: [`apps`], [`accept`], [`certificates`], [`sockets`], [`tasks`],
+//! [`mailbox`], [`http`], [`idempotency`], [`metrics`]; and at the bottom [`model`], the shared nouns. Imports go downwards only;
 //! `scripts/check-imports` knows the directions.
 
 #![forbid(unsafe_code)]
@@ -20,6 +20,7 @@
 pub mod accept;
 pub mod admin;
 pub mod apps;
+pub mod certificates;
 pub mod cluster;
 pub mod config;
 pub mod http;

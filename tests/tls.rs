@@ -3,22 +3,14 @@
 
 mod common;
 
-use std::sync::Arc;
-
-use common::{DEADLINE, Settings, boot, in_time, settings};
-use futures_util::{SinkExt, StreamExt};
-use serde_json::{Value, json};
+use common::tls::{Socket, next, send, subscribe, trusting};
+use common::{DEADLINE, Settings, boot, in_time, settings, tls};
+use futures_util::StreamExt;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-
-type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
 /// A certificate for `localhost` in files of its own, gone with the test.
 struct Certificate {
@@ -33,14 +25,7 @@ impl Certificate {
         std::fs::create_dir_all(&files).expect("a folder");
         std::fs::write(files.join("cert.pem"), made.cert.pem()).expect("written");
         std::fs::write(files.join("key.pem"), made.signing_key.serialize_pem()).expect("written");
-        let mut roots = RootCertStore::empty();
-        roots.add(made.cert.der().clone()).expect("a root");
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Self { files, connector: TlsConnector::from(Arc::new(config)) }
+        Self { files, connector: trusting(made.cert.der()) }
     }
 
     fn file(&self, name: &str) -> String {
@@ -53,11 +38,7 @@ impl Certificate {
     }
 
     async fn connect(&self, port: u16) -> Socket {
-        let tcp = TcpStream::connect(("127.0.0.1", port)).await.expect("a connection");
-        let name = ServerName::try_from("localhost").expect("a name");
-        let tls = in_time("a TLS handshake", self.connector.connect(name, tcp)).await.expect("TLS");
-        let url = "wss://localhost/app/app-key?protocol=7";
-        in_time("a WebSocket", tokio_tungstenite::client_async(url, tls)).await.expect("a WebSocket").0
+        tls::connect(&self.connector, port).await
     }
 }
 
@@ -70,17 +51,6 @@ impl Drop for Certificate {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.files);
     }
-}
-
-async fn next(socket: &mut Socket) -> Value {
-    match in_time("a frame", socket.next()).await.expect("open").expect("a message") {
-        Message::Text(text) => serde_json::from_str(&text).expect("JSON"),
-        other => panic!("{other:?} came"),
-    }
-}
-
-async fn send(socket: &mut Socket, command: Value) {
-    socket.send(Message::text(command.to_string())).await.expect("sent");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,9 +67,7 @@ async fn events_arrive_in_order_and_large_ones_whole() {
     let certificate = Certificate::new("events");
     let mut broker = boot(certificate.settings()).await;
     let mut socket = certificate.connect(broker.addresses[1].port()).await;
-    assert_eq!(next(&mut socket).await["event"], "pusher:connection_established");
-    send(&mut socket, json!({"event": "pusher:subscribe", "data": {"channel": "a"}})).await;
-    assert_eq!(next(&mut socket).await["event"], "pusher_internal:subscription_succeeded");
+    subscribe(&mut socket, "a").await;
     let mut api = broker.api();
     let data = |number: usize| format!("{number:05} {}", "x".repeat(10_000));
     for number in 0..100 {

@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::{Admin, cluster, webhooks};
+use crate::certificates::{Certificates, Outcome};
 use crate::metrics::Counter;
 use crate::model::close::CloseReason;
 
@@ -39,7 +40,8 @@ impl Collector for Live {
         self.encode_gauges(&mut encoder)?;
         self.encode_counters(&mut encoder)?;
         cluster::encode(self.0.engine.as_ref(), &mut encoder)?;
-        webhooks::encode(&self.0.webhooks, &mut encoder)
+        webhooks::encode(&self.0.webhooks, &mut encoder)?;
+        self.0.certificates.as_ref().map_or(Ok(()), |certificates| encode_tls(certificates, &mut encoder))
     }
 }
 
@@ -149,4 +151,24 @@ impl Live {
         }
         Ok(())
     }
+}
+
+fn encode_tls(certificates: &Certificates, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    let status = certificates.status();
+    let expiry = "When the certificate expires, in seconds since 1970";
+    let failed = "1 when the certificate's files could not be used when they were last read";
+    for (name, help, value) in [
+        ("tls_certificate_expiry_timestamp_seconds", expiry, status.not_after),
+        ("tls_reload_failed", failed, u64::from(status.reload_failed)),
+    ] {
+        let gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        ConstGauge::new(value as i64).encode(gauge)?;
+    }
+    let help = "Reloads of the certificate, by how they ended";
+    let mut reloads = encoder.encode_descriptor("tls_reloads", help, None, MetricType::Counter)?;
+    for (outcome, result) in Outcome::ALL {
+        let labels = [("result", result)];
+        ConstCounter::new(certificates.reloads(outcome)).encode(reloads.encode_family(&labels)?)?;
+    }
+    Ok(())
 }

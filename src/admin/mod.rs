@@ -19,6 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
 use crate::accept;
+use crate::certificates::Certificates;
 use crate::cluster::Engine;
 use crate::http::{self, Reply};
 use crate::hub::Hub;
@@ -43,6 +44,8 @@ pub struct Admin {
     pub engine: Arc<dyn Engine>,
     /// Webhooks.
     pub webhooks: Arc<Webhooks>,
+    /// The certificate of the public side, if it has one.
+    pub certificates: Option<Arc<Certificates>>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// What callers must show as `Authorization: Bearer TOKEN`; `None`: nothing.

@@ -12,12 +12,12 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::TlsAcceptor;
 
 pub use self::reload::{Control, NotReloaded, Reloaded};
 
 use crate::admin::{self, Admin};
 use crate::apps::Apps;
+use crate::certificates::Certificates;
 use crate::cluster::{Engine, Local, Redis, Site};
 use crate::config::{Config, Listen};
 use crate::hub::{self, Format, FormatId, Hub};
@@ -45,6 +45,7 @@ pub struct Broker {
     server: Arc<Server>,
     admin: Arc<Admin>,
     webhooks: Arc<Webhooks>,
+    certificates: Option<Arc<Certificates>>,
     listeners: Vec<Listener>,
     admin_listener: TcpListener,
     public_addrs: Vec<SocketAddr>,
@@ -61,10 +62,10 @@ impl Broker {
     /// # Errors
     /// When an address cannot be bound, by its name; or when the system has no randomness.
     pub async fn bind(config: Config) -> io::Result<Self> {
-        let tls = tls(&config)?;
+        let certificates = certificates(&config)?;
         let mut listeners = Vec::new();
         for listen in &config.server.listen {
-            listeners.push(bind(listen, tls.as_ref()).await?);
+            listeners.push(bind(listen, certificates.as_ref()).await?);
         }
         let admin_listener = bind_tcp(&config.admin.listen).await?;
         let public_addrs =
@@ -74,9 +75,10 @@ impl Broker {
         let webhooks = Arc::new(webhooks(&config.webhooks, &pusher)?);
         let control = Arc::new(Control::new(config.clone(), &pusher, &webhooks));
         Ok(Self {
-            admin: Arc::new(admin(&config, &pusher, &webhooks)),
+            admin: Arc::new(admin(&config, &pusher, &webhooks, certificates.clone())),
             server: Arc::new(server(&config, pusher)),
             webhooks,
+            certificates,
             listeners,
             admin_listener,
             public_addrs,
@@ -91,6 +93,11 @@ impl Broker {
     /// Where the public listeners are, in the order of the config.
     pub fn public_addrs(&self) -> &[SocketAddr] {
         &self.public_addrs
+    }
+
+    /// The certificate of the `tls://` listeners, if there are any.
+    pub fn certificates(&self) -> Option<Arc<Certificates>> {
+        self.certificates.clone()
     }
 
     /// Where the private listener is.
@@ -186,13 +193,19 @@ fn server(config: &Config, pusher: Arc<Pusher>) -> Server {
     Server { pusher, fallback, settings }
 }
 
-fn admin(config: &Config, pusher: &Pusher, webhooks: &Arc<Webhooks>) -> Admin {
+fn admin(
+    config: &Config,
+    pusher: &Pusher,
+    webhooks: &Arc<Webhooks>,
+    certificates: Option<Arc<Certificates>>,
+) -> Admin {
     Admin {
         hub: Arc::clone(&pusher.hub),
         sockets: Arc::clone(&pusher.sockets),
         idempotency: Arc::clone(&pusher.idempotency),
         engine: Arc::clone(pusher.hub.engine()),
         webhooks: Arc::clone(webhooks),
+        certificates,
         metrics: Arc::clone(&pusher.metrics),
         token: Some(&config.admin.token).filter(|token| !token.is_empty()).map(Secret::new),
     }
@@ -247,13 +260,13 @@ fn engine(config: &Config) -> io::Result<Arc<dyn Engine>> {
     })
 }
 
-async fn bind(listen: &Listen, tls: Option<&TlsAcceptor>) -> io::Result<Listener> {
+async fn bind(listen: &Listen, certificates: Option<&Arc<Certificates>>) -> io::Result<Listener> {
     match listen {
         Listen::Tcp(address) => Ok(Listener { tcp: bind_tcp(address).await?, tls: None }),
         Listen::Tls(address) => {
             let no_certificate =
                 || io::Error::new(io::ErrorKind::InvalidInput, "tls:// without a certificate");
-            let tls = Some(tls.cloned().ok_or_else(no_certificate)?);
+            let tls = Some(server::acceptor(certificates.ok_or_else(no_certificate)?)?);
             Ok(Listener { tcp: bind_tcp(address).await?, tls })
         }
         // The config refuses these before it comes to binding.
@@ -262,10 +275,13 @@ async fn bind(listen: &Listen, tls: Option<&TlsAcceptor>) -> io::Result<Listener
 }
 
 /// The certificate of the `tls://` listeners, if there are any.
-fn tls(config: &Config) -> io::Result<Option<TlsAcceptor>> {
+fn certificates(config: &Config) -> io::Result<Option<Arc<Certificates>>> {
     let wanted = config.server.listen.iter().any(|listen| matches!(listen, Listen::Tls(_)));
     match (&config.server.tls.cert, &config.server.tls.key) {
-        (Some(cert), Some(key)) if wanted => server::acceptor(cert, key).map(Some),
+        (Some(cert), Some(key)) if wanted => {
+            let unusable = |problem| io::Error::new(io::ErrorKind::InvalidInput, problem);
+            Ok(Some(Arc::new(Certificates::load(cert, key).map_err(unusable)?)))
+        }
         _ => Ok(None),
     }
 }

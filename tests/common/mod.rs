@@ -23,14 +23,17 @@ pub mod resp;
 pub mod settings;
 pub mod sign;
 pub mod site;
+pub mod tls;
 pub mod told;
 pub mod topics;
 pub mod users;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fanfare::certificates::Certificates;
 use serde_json::Value;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -100,6 +103,8 @@ pub struct Broker {
     pub addresses: Vec<SocketAddr>,
     /// The private listener.
     pub admin: SocketAddr,
+    /// What its TLS listeners show.
+    pub certificates: Option<Arc<Certificates>>,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<bool>,
 }
@@ -113,6 +118,7 @@ pub async fn boot(settings: Settings) -> Broker {
     let broker = fanfare::Broker::bind(config).await.expect("the listeners bind");
     let addresses = broker.public_addrs().to_vec();
     let (address, admin) = (addresses[0], broker.admin_addr());
+    let certificates = broker.certificates();
     let (stop, stopped) = oneshot::channel::<()>();
     let running = tokio::spawn(async move {
         let stopped = async move {
@@ -120,7 +126,7 @@ pub async fn boot(settings: Settings) -> Broker {
         };
         broker.run(stopped).await.is_ok()
     });
-    Broker { address, addresses, admin, stop: Some(stop), running }
+    Broker { address, addresses, admin, certificates, stop: Some(stop), running }
 }
 
 impl Broker {
