@@ -18,7 +18,7 @@ pub(crate) struct Args {
 /// # Errors
 /// Everything that is wrong with it.
 pub(crate) fn run(args: &Args, env: &Env) -> Result<String, Problems> {
-    let config = Config::load(Source::read(&args.config)?, env)?;
+    let config = Config::load_with_certificate(Source::read(&args.config)?, env)?;
     let apps = match config.apps.len() {
         1 => "1 app".to_owned(),
         count => format!("{count} apps"),

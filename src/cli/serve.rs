@@ -29,7 +29,8 @@ pub(crate) fn load(args: &Args, env: &Env) -> Result<Config, Problems> {
         Some(path) => Source::read(path)?,
         None => Source::development(),
     };
-    Config::load(source.listen(args.listen.clone()).insecure_dev_app(args.insecure_dev_app), env)
+    let source = source.listen(args.listen.clone()).insecure_dev_app(args.insecure_dev_app);
+    Config::load_with_certificate(source, env)
 }
 
 /// One line for each listener.

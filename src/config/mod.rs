@@ -3,9 +3,10 @@
 //! In reading order: `settings` (what comes out), `tree` and `file` (what was given, and where),
 //! `env` and `expand` (what the environment says), `reading` (typed settings out of the tree),
 //! `sections`, `cluster` and `apps` (every key), `unknown` (the keys that are none), `rules` (what must hold
-//! between settings).
+//! between settings), `certificate` (what must hold of the files that they name).
 
 mod apps;
+mod certificate;
 mod cluster;
 mod env;
 mod expand;
@@ -117,14 +118,33 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it, at once.
     pub fn load(source: Source, env: &Env) -> Result<Self, Problems> {
+        Self::load_checked(source, env, |_, _| Vec::new())
+    }
+
+    /// `further` reports what else is wrong, and returns warnings.
+    fn load_checked(
+        source: Source,
+        env: &Env,
+        further: impl FnOnce(&Self, &Reading) -> Vec<String>,
+    ) -> Result<Self, Problems> {
         let mut problems = Vec::new();
         let root = lay(&source, env, &mut problems)?;
         let reading = Reading::new(root, problems);
         let mut config = gather(&reading);
         unknown::report(&reading);
         config.warnings = rules::check(&config, &reading, source.insecure_dev_app);
+        let further = further(&config, &reading);
+        config.warnings.extend(further);
         let problems = reading.finish();
         if problems.is_empty() { Ok(config) } else { Err(Problems::new(problems)) }
+    }
+
+    /// As [`Config::load`], and looks into the files of the certificate too, if there are `tls://` listeners.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it and with them, at once.
+    pub fn load_with_certificate(source: Source, env: &Env) -> Result<Self, Problems> {
+        Self::load_checked(source, env, certificate::check)
     }
 
     /// Loads a text with an empty environment.
