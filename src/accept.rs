@@ -1,23 +1,79 @@
-//! Accepting connections, whoever serves them.
+//! Listening, and accepting connections, whoever serves them.
+
+mod unix;
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 
+pub use self::unix::UnixListener;
+
+/// Connections that may wait to be accepted, at most: when a crowd comes back all at once, the rest has to
+/// try again. The system may allow fewer (`net.core.somaxconn`).
+pub const BACKLOG: u32 = 4096;
 /// A pause after a failed accept: running out of descriptors would fail at once again.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// What connections come to.
+pub trait Accept {
+    /// A connection.
+    type Stream;
+    /// Where it comes from.
+    type Peer;
+
+    /// Waits for the next connection.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Self::Peer)>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+    type Peer = SocketAddr;
+
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, peer) = self.accept().await?;
+        // Small frames must not wait for acknowledgements of earlier ones.
+        let _ = stream.set_nodelay(true);
+        Ok((stream, peer))
+    }
+}
+
+/// Listens on `host:port`, on the first address of the host that can be had.
+///
+/// # Errors
+/// Naming the address, when none can.
+pub async fn bind_tcp(address: &str) -> io::Result<TcpListener> {
+    let mut failed = None;
+    let named = |error: io::Error| cannot_listen(address, error.kind(), &error);
+    for resolved in lookup_host(address).await.map_err(named)? {
+        match bind_one(resolved) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failed = Some(error),
+        }
+    }
+    Err(named(failed.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the host has no address"))))
+}
+
+fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Connections of a broker that was here before, on their way out, are no reason to wait.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn cannot_listen(place: &str, kind: io::ErrorKind, why: &dyn std::fmt::Display) -> io::Error {
+    io::Error::new(kind, format!("cannot listen on {place}: {why}"))
+}
+
 /// Gives every connection of a listener to `serve`, which must not block. Never ends.
-pub async fn each(listener: TcpListener, mut serve: impl FnMut(TcpStream, SocketAddr)) {
+pub async fn each<L: Accept>(listener: L, mut serve: impl FnMut(L::Stream, L::Peer)) {
     let mut failing = false;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 failing = false;
-                // Small frames must not wait for acknowledgements of earlier ones.
-                let _ = stream.set_nodelay(true);
                 serve(stream, peer);
             }
             Err(error) if is_of_one_connection(&error) => {}

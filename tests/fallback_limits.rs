@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::fallback::{Line, POLL, QUERY, Receiving, STREAM, Session, draw, post, post_to};
+use common::fallback::{Line, POLL, QUERY, Receiving, STREAM, Session, draw, is_let_in, post, post_to};
 use common::{Http, boot, data_of, eventually, eventually_within, settings};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -13,26 +13,6 @@ use tokio::task::JoinSet;
 const BOTH: [&str; 2] = [STREAM, POLL];
 /// Longer than a session waits for its client, or is remembered.
 const GONE: Duration = Duration::from_secs(30);
-
-/// Whether a session that begins now finds a place; its reply is given up.
-async fn is_let_in(session: &Session, headers: &str) -> bool {
-    let mut receiving = session.receiving(QUERY, headers).await;
-    let mut opened = false;
-    loop {
-        match receiving.line().await {
-            Line::Prelude => (),
-            Line::Opened => opened = true,
-            Line::Closed(code, _) => {
-                assert!(opened && code == 4100, "{opened} {code}");
-                return false;
-            }
-            line => {
-                assert!(opened && matches!(line, Line::Messages(_) | Line::End), "{line:?}");
-                return true;
-            }
-        }
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c152_what_is_no_list_of_texts_is_refused_and_the_session_goes_on() {

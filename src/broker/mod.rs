@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 pub use self::reload::{Control, NotReloaded, Reloaded};
 
+use crate::accept::{UnixListener, bind_tcp};
 use crate::admin::{self, Admin};
 use crate::apps::Apps;
 use crate::certificates::Certificates;
@@ -68,8 +69,10 @@ impl Broker {
             listeners.push(bind(listen, certificates.as_ref()).await?);
         }
         let admin_listener = bind_tcp(&config.admin.listen).await?;
-        let public_addrs =
-            listeners.iter().map(|listener| listener.tcp.local_addr()).collect::<io::Result<_>>()?;
+        let public_addrs = listeners
+            .iter()
+            .filter_map(|listener| listener.local_addr().transpose())
+            .collect::<io::Result<_>>()?;
         let admin_addr = admin_listener.local_addr()?;
         let pusher = Arc::new(pusher(&config, engine(&config)?)?);
         let webhooks = Arc::new(webhooks(&config.webhooks, &pusher)?);
@@ -90,7 +93,7 @@ impl Broker {
         })
     }
 
-    /// Where the public listeners are, in the order of the config.
+    /// Where the public listeners are, in the order of the config; those on Unix sockets left out.
     pub fn public_addrs(&self) -> &[SocketAddr] {
         &self.public_addrs
     }
@@ -182,6 +185,7 @@ fn server(config: &Config, pusher: Arc<Pusher>) -> Server {
     let settings = server::Settings {
         path_prefix: config.server.path_prefix.clone(),
         trusted_proxies: config.server.trusted_proxies.clone(),
+        trusts_unix: config.server.trusts_unix,
         header_timeout: config.server.header_timeout,
     };
     let fallback = fallback::Settings {
@@ -262,15 +266,14 @@ fn engine(config: &Config) -> io::Result<Arc<dyn Engine>> {
 
 async fn bind(listen: &Listen, certificates: Option<&Arc<Certificates>>) -> io::Result<Listener> {
     match listen {
-        Listen::Tcp(address) => Ok(Listener { tcp: bind_tcp(address).await?, tls: None }),
+        Listen::Tcp(address) => Ok(Listener::Tcp(bind_tcp(address).await?)),
         Listen::Tls(address) => {
             let no_certificate =
                 || io::Error::new(io::ErrorKind::InvalidInput, "tls:// without a certificate");
-            let tls = Some(server::acceptor(certificates.ok_or_else(no_certificate)?)?);
-            Ok(Listener { tcp: bind_tcp(address).await?, tls })
+            let tls = server::acceptor(certificates.ok_or_else(no_certificate)?)?;
+            Ok(Listener::Tls(bind_tcp(address).await?, tls))
         }
-        // The config refuses these before it comes to binding.
-        Listen::Unix(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "not served yet")),
+        Listen::Unix(path) => Ok(Listener::Unix(UnixListener::bind(path).await?)),
     }
 }
 
@@ -284,11 +287,6 @@ fn certificates(config: &Config) -> io::Result<Option<Arc<Certificates>>> {
         }
         _ => Ok(None),
     }
-}
-
-async fn bind_tcp(address: &str) -> io::Result<TcpListener> {
-    let bound = TcpListener::bind(address).await;
-    bound.map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
 }
 
 async fn expire(pusher: Arc<Pusher>) {

@@ -106,7 +106,11 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
     let differs = [
         ("server.listen", server.listen != new_server.listen),
         ("server.path_prefix", server.path_prefix != new_server.path_prefix),
-        ("server.trusted_proxies", server.trusted_proxies != new_server.trusted_proxies),
+        (
+            "server.trusted_proxies",
+            (&server.trusted_proxies, server.trusts_unix)
+                != (&new_server.trusted_proxies, new_server.trusts_unix),
+        ),
         ("server.shutdown_grace", server.shutdown_grace != new_server.shutdown_grace),
         ("server.drain_delay", server.drain_delay != new_server.drain_delay),
         ("server.drain_window", server.drain_window != new_server.drain_window),

@@ -33,12 +33,22 @@ pub(crate) fn load(args: &Args, env: &Env) -> Result<Config, Problems> {
     Config::load_with_certificate(source, env)
 }
 
-/// One line for each listener.
+/// One line for each listener; `public` has no addresses of Unix sockets.
 pub(crate) fn listening(listen: &[Listen], public: &[SocketAddr], admin: SocketAddr) -> String {
     let mut lines = String::new();
-    for (listen, address) in listen.iter().zip(public) {
-        let scheme = if matches!(listen, Listen::Tls(_)) { "https" } else { "http" };
-        let _ = writeln!(lines, "fanfare: listening on {scheme}://{address} (public)");
+    let mut public = public.iter();
+    for listen in listen {
+        let scheme = match listen {
+            Listen::Tcp(_) => "http",
+            Listen::Tls(_) => "https",
+            Listen::Unix(_) => {
+                let _ = writeln!(lines, "fanfare: listening on {listen} (public)");
+                continue;
+            }
+        };
+        if let Some(address) = public.next() {
+            let _ = writeln!(lines, "fanfare: listening on {scheme}://{address} (public)");
+        }
     }
     let _ = writeln!(lines, "fanfare: listening on http://{admin} (admin)");
     lines

@@ -24,7 +24,7 @@ impl Listen {
         match text.split_once("://") {
             None => address(text).map(Self::Tcp),
             Some(("tls", rest)) => address(rest).map(Self::Tls),
-            Some(("unix", path)) if path.starts_with('/') => Ok(Self::Unix(PathBuf::from(path))),
+            Some(("unix", path)) if path.starts_with('/') => socket_file(path).map(Self::Unix),
             Some(("unix", _)) => {
                 Err(format!("expected an absolute path as in \"unix:///run/x.sock\", found {text:?}"))
             }
@@ -51,6 +51,19 @@ impl fmt::Display for Listen {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
         }
     }
+}
+
+/// Bytes of a Unix socket's path, at most.
+const MAX_SOCKET_PATH: usize = 107;
+
+fn socket_file(path: &str) -> Result<PathBuf, String> {
+    if path.len() > MAX_SOCKET_PATH {
+        return Err(format!("the path of a Unix socket has at most {MAX_SOCKET_PATH} bytes, found {path:?}"));
+    }
+    if path.ends_with('/') || path.contains('\0') {
+        return Err(format!("expected the path of a file, found {path:?}"));
+    }
+    Ok(PathBuf::from(path))
 }
 
 /// Checks a `host:port` and writes it in one way only, so that equal addresses are equal texts.
@@ -139,6 +152,10 @@ mod tests {
             ("a b:6001", "not a host"),
             ("ws://127.0.0.1:6001", "expected"),
             ("unix://relative", "absolute"),
+            ("unix:///", "path of a file"),
+            ("unix:///run/", "path of a file"),
+            ("unix:///run/\0", "path of a file"),
+            (&format!("unix:///{}", "x".repeat(107)), "at most 107 bytes"),
             ("tls://x", "port is missing"),
         ] {
             assert!(Listen::parse(text).is_err_and(|what| what.contains(expected)), "{text}");

@@ -1,4 +1,4 @@
-//! What must hold between settings, and what this version does not serve yet.
+//! What must hold between settings.
 
 use std::collections::HashMap;
 
@@ -17,19 +17,9 @@ pub(super) fn check(config: &Config, reading: &Reading, insecure: bool) -> Vec<S
     if !insecure {
         public_credentials(config, reading);
     }
-    not_served_yet(config, reading);
     let mut warnings = tight(config);
     warnings.extend(cluster::warnings(&config.cluster));
     warnings
-}
-
-/// What the config may say but this version does not do: refused, since it would be missed.
-fn not_served_yet(config: &Config, reading: &Reading) {
-    let refuse =
-        |path: &str, what: &str| reading.problem(path, format!("{what} not served by this version yet"));
-    for listen in config.server.listen.iter().filter(|listen| matches!(listen, Listen::Unix(_))) {
-        refuse("server.listen", &format!("\"{listen}\" is"));
-    }
 }
 
 /// Limits that defeat each other.

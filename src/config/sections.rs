@@ -27,6 +27,9 @@ const YEAR: Duration = Duration::from_secs(31_557_600);
 pub(super) fn server(section: &Section<'_>) -> Server {
     let base = Server::default();
     let tls = section.section("tls");
+    let proxies = section.list("trusted_proxies", proxy);
+    let trusts_unix = proxies.as_ref().map(|proxies| proxies.iter().any(Option::is_none));
+    let networks = proxies.map(|proxies| proxies.into_iter().flatten().collect());
     let sessions = |key, default| section.number(key, default, 0..=100_000_000);
     let shutdown_grace = section.duration("shutdown_grace", base.shutdown_grace, DELAY);
     let drain_delay = section.duration("drain_delay", base.drain_delay, DELAY);
@@ -35,7 +38,8 @@ pub(super) fn server(section: &Section<'_>) -> Server {
     Server {
         listen: section.list("listen", Listen::parse).unwrap_or(base.listen),
         path_prefix: path_prefix(section),
-        trusted_proxies: section.list("trusted_proxies", network).unwrap_or(base.trusted_proxies),
+        trusted_proxies: networks.unwrap_or(base.trusted_proxies),
+        trusts_unix: trusts_unix.unwrap_or(base.trusts_unix),
         shutdown_grace,
         drain_delay,
         drain_window: section.duration("drain_window", window_that_fits, DELAY),
@@ -123,11 +127,16 @@ fn path_prefix(section: &Section<'_>) -> String {
     prefix.unwrap_or_default()
 }
 
-fn network(text: &str) -> Result<IpNet, String> {
+/// A network of proxies; `None` for those that come by a Unix socket.
+fn proxy(text: &str) -> Result<Option<IpNet>, String> {
+    if text == "unix" {
+        return Ok(None);
+    }
     let one = || text.parse::<IpAddr>().ok().map(IpNet::from);
     let network = text.parse().ok().or_else(one);
-    network
-        .ok_or_else(|| format!("expected a network such as \"10.0.0.0/8\" or an IP address, found {text:?}"))
+    network.map(Some).ok_or_else(|| {
+        format!("expected a network such as \"10.0.0.0/8\", an IP address or \"unix\", found {text:?}")
+    })
 }
 
 /// Checks log directives, and takes out the spaces that the filter would not bear. A lone word must
@@ -166,11 +175,13 @@ mod tests {
 
     #[test]
     fn networks() {
-        assert_eq!(network("10.0.0.0/8").map(|net| net.to_string()), Ok("10.0.0.0/8".to_owned()));
-        assert_eq!(network("10.1.2.3").map(|net| net.to_string()), Ok("10.1.2.3/32".to_owned()));
-        assert_eq!(network("::1").map(|net| net.to_string()), Ok("::1/128".to_owned()));
-        for bad in ["", "10.0.0.0/33", "localhost", "10/8"] {
-            assert!(network(bad).is_err(), "{bad}");
+        for (text, network) in [("10.0.0.0/8", "10.0.0.0/8"), ("10.1.2.3", "10.1.2.3/32"), ("::1", "::1/128")]
+        {
+            assert_eq!(proxy(text), Ok(Some(network.parse().expect(network))));
+        }
+        assert_eq!(proxy("unix"), Ok(None));
+        for bad in ["", "10.0.0.0/33", "localhost", "10/8", "unix:", "unix:///run/x.sock"] {
+            assert!(proxy(bad).is_err(), "{bad}");
         }
     }
 }

@@ -17,6 +17,8 @@ pub struct Server {
     pub path_prefix: String,
     /// Peers whose `X-Forwarded-*` headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Those of whoever comes by a Unix socket are, too: `"unix"` among them.
+    pub trusts_unix: bool,
     /// How long a drained stop waits for sockets to close; 0: not at all.
     pub shutdown_grace: Duration,
     /// How long a stop only lets nobody new in, before it closes sockets.
@@ -53,6 +55,7 @@ impl Default for Server {
             listen: vec![Listen::Tcp("127.0.0.1:6001".to_owned())],
             path_prefix: String::new(),
             trusted_proxies: Vec::new(),
+            trusts_unix: false,
             shutdown_grace: Duration::from_secs(15),
             drain_delay: Duration::ZERO,
             drain_window: Duration::from_secs(5),

@@ -6,11 +6,14 @@ mod route;
 mod tls;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
@@ -19,7 +22,7 @@ pub use self::drain::{Pace, announce, drain};
 pub use self::tls::acceptor;
 
 use self::connection::serve;
-use crate::accept;
+use crate::accept::{self, UnixListener};
 use crate::pusher::{Door, Pusher};
 use crate::transport::fallback::Sessions;
 
@@ -30,6 +33,8 @@ pub struct Settings {
     pub path_prefix: String,
     /// Peers whose `X-Forwarded-*` headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Those of whoever comes by a Unix socket are, too.
+    pub trusts_unix: bool,
     /// How long a connection may be without a request that has come whole with its headers, idle
     /// keep-alive and the writing of the last reply included.
     pub header_timeout: Duration,
@@ -49,26 +54,66 @@ pub struct Server {
 pub type Alive = mpsc::Sender<Infallible>;
 
 /// One public listener.
-pub struct Listener {
-    /// Accepts connections.
-    pub tcp: TcpListener,
-    /// Makes TLS connections of them.
-    pub tls: Option<TlsAcceptor>,
+pub enum Listener {
+    /// Plain TCP.
+    Tcp(TcpListener),
+    /// TLS.
+    Tls(TcpListener, TlsAcceptor),
+    /// A Unix socket.
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Its address, if it is of a kind that has one.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
+        match self {
+            Self::Tcp(tcp) | Self::Tls(tcp, _) => tcp.local_addr().map(Some),
+            Self::Unix(_) => Ok(None),
+        }
+    }
 }
 
 /// Accepts connections until `stop` says so.
 pub async fn accept(server: Arc<Server>, listener: Listener, mut stop: watch::Receiver<bool>, alive: Alive) {
-    let for_connections = stop.clone();
-    let accepting = accept::each(listener.tcp, |stream, peer| {
-        let (server, stop, alive) = (Arc::clone(&server), for_connections.clone(), alive.clone());
-        match listener.tls.clone() {
-            None => drop(tokio::spawn(serve(server, stream, Origin { peer, tls: false }, stop, alive))),
-            Some(tls) => drop(tokio::spawn(serve_tls(server, tls, stream, peer, stop, alive))),
+    let arrivals = Arrivals { server, stop: stop.clone(), alive };
+    let accepting = async {
+        match listener {
+            Listener::Tcp(tcp) => {
+                accept::each(tcp, |stream, peer| arrivals.plain(stream, Peer::Tcp(peer))).await;
+            }
+            Listener::Tls(tcp, tls) => {
+                accept::each(tcp, |stream, peer| arrivals.tls(tls.clone(), stream, peer)).await;
+            }
+            Listener::Unix(unix) => {
+                accept::each(unix, |stream, ()| arrivals.plain(stream, Peer::Unix)).await;
+            }
         }
-    });
+    };
     tokio::select! {
         () = accepting => {}
         () = stopped(&mut stop) => {}
+    }
+}
+
+/// What every connection of a listener is served with.
+struct Arrivals {
+    server: Arc<Server>,
+    stop: watch::Receiver<bool>,
+    alive: Alive,
+}
+
+impl Arrivals {
+    fn plain<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: I, peer: Peer) {
+        let (server, stop, alive) = (Arc::clone(&self.server), self.stop.clone(), self.alive.clone());
+        tokio::spawn(serve(server, stream, Origin { peer, tls: false }, stop, alive));
+    }
+
+    fn tls(&self, tls: TlsAcceptor, stream: TcpStream, peer: SocketAddr) {
+        let (server, stop, alive) = (Arc::clone(&self.server), self.stop.clone(), self.alive.clone());
+        tokio::spawn(serve_tls(server, tls, stream, Peer::Tcp(peer), stop, alive));
     }
 }
 
@@ -76,7 +121,7 @@ async fn serve_tls(
     server: Arc<Server>,
     tls: TlsAcceptor,
     stream: TcpStream,
-    peer: SocketAddr,
+    peer: Peer,
     mut stop: watch::Receiver<bool>,
     alive: Alive,
 ) {
@@ -96,8 +141,35 @@ async fn serve_tls(
 /// Where a connection comes from.
 #[derive(Debug, Clone, Copy)]
 struct Origin {
-    peer: SocketAddr,
+    peer: Peer,
     tls: bool,
+}
+
+/// Who is at the other end.
+#[derive(Debug, Clone, Copy)]
+enum Peer {
+    Tcp(SocketAddr),
+    /// Some program of this machine.
+    Unix,
+}
+
+impl Peer {
+    /// Its address; all of a Unix socket are one, which nobody else can have.
+    fn ip(self) -> IpAddr {
+        match self {
+            Self::Tcp(address) => address.ip().to_canonical(),
+            Self::Unix => Ipv4Addr::UNSPECIFIED.into(),
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix => f.write_str("unix:"),
+        }
+    }
 }
 
 /// Waits until the broker stops, or is no more.

@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue};
 use hyper::{Request, StatusCode};
 
-use super::{Alive, Origin, Server};
+use super::{Alive, Origin, Peer, Server};
 use crate::http::{self, Reply};
 use crate::pusher::{Arrival, Entry, rest};
 use crate::transport::fallback;
@@ -46,7 +46,7 @@ pub(super) async fn route(
             let entry = if has_room { entry } else { entry.over_capacity() };
             entry.open(transport, None)
         };
-        let client = client_address(server, &request, origin.peer.ip());
+        let client = client_address(server, &request, origin.peer);
         return server.fallback.answer(request, session, client, alive.clone(), open).await;
     }
     if path.starts_with("/timeline/") {
@@ -62,26 +62,31 @@ fn statistics() -> Reply {
     reply
 }
 
-fn is_trusted(server: &Server, peer: IpAddr) -> bool {
-    let peer = peer.to_canonical();
-    server.settings.trusted_proxies.iter().any(|network| network.contains(&peer))
+fn is_trusted(server: &Server, peer: Peer) -> bool {
+    match peer {
+        Peer::Tcp(_) => is_trusted_address(server, peer.ip()),
+        Peer::Unix => server.settings.trusts_unix,
+    }
+}
+
+fn is_trusted_address(server: &Server, address: IpAddr) -> bool {
+    server.settings.trusted_proxies.iter().any(|network| network.contains(&address))
 }
 
 fn arrival(server: &Server, request: &Request<Incoming>, origin: Origin) -> Arrival {
-    Arrival { secure: origin.tls || proxy_had_tls(server, request, origin.peer.ip()) }
+    Arrival { secure: origin.tls || proxy_had_tls(server, request, origin.peer) }
 }
 
 /// Where a client is: behind trusted proxies, the last address that none of them has.
-fn client_address(server: &Server, request: &Request<Incoming>, peer: IpAddr) -> IpAddr {
+fn client_address(server: &Server, request: &Request<Incoming>, peer: Peer) -> IpAddr {
     let lines = request.headers().get_all("x-forwarded-for").iter().rev();
     // What is no address ends the walk: what stands before it may be the client's own words.
     let lines = lines.map(|value| value.to_str().unwrap_or_default());
     let mut hops = lines.flat_map(|line| line.rsplit(',')).map(forwarded_address);
-    let mut client = peer.to_canonical();
-    while is_trusted(server, client)
-        && let Some(Some(hop)) = hops.next()
-    {
+    let (mut client, mut trusted) = (peer.ip(), is_trusted(server, peer));
+    while trusted && let Some(Some(hop)) = hops.next() {
         client = hop.to_canonical();
+        trusted = is_trusted_address(server, client);
     }
     client
 }
@@ -94,7 +99,7 @@ fn forwarded_address(text: &str) -> Option<IpAddr> {
 }
 
 /// By a trusted proxy's word.
-fn proxy_had_tls(server: &Server, request: &Request<Incoming>, peer: IpAddr) -> bool {
+fn proxy_had_tls(server: &Server, request: &Request<Incoming>, peer: Peer) -> bool {
     let trusted = is_trusted(server, peer);
     let proto = request.headers().get("x-forwarded-proto").and_then(|value| value.to_str().ok());
     // Of several proxies, the one that the client reached stands first.

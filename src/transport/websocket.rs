@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::header::{HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
 use super::inbox::{Boundary, Inbox};
@@ -67,14 +67,22 @@ pub fn upgrade<S: Session>(
     tokio::spawn(async move {
         let Ok(upgraded) = upgraded.await else { return };
         // Tasks of their own: this one keeps the size of hyper's connection for ever.
-        match upgraded.downcast::<TokioIo<TcpStream>>() {
+        let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
             Ok(parts) => {
                 let opened = open(Some(parts.io.into_inner()));
                 let wire = Direct(Arc::clone(&opened.mailbox));
                 tokio::spawn(drive(opened, wire, sockets, parts.read_buf, alive));
+                return;
+            }
+            Err(upgraded) => upgraded,
+        };
+        match upgraded.downcast::<TokioIo<TlsStream>>() {
+            Ok(parts) => {
+                let wire = Own(Box::new(parts.io.into_inner()));
+                tokio::spawn(drive(open(None), wire, sockets, parts.read_buf, alive));
             }
             Err(upgraded) => {
-                let Ok(parts) = upgraded.downcast::<TokioIo<TlsStream>>() else { return };
+                let Ok(parts) = upgraded.downcast::<TokioIo<UnixStream>>() else { return };
                 let wire = Own(Box::new(parts.io.into_inner()));
                 tokio::spawn(drive(open(None), wire, sockets, parts.read_buf, alive));
             }

@@ -56,7 +56,7 @@ impl Wire for Direct {
     }
 }
 
-/// A connection with state of its own, TLS for one: only its task can write to it.
+/// A connection with state of its own, or a rare one: TLS, a Unix socket. Only its task can write to it.
 pub(super) struct Own<I>(pub(super) Box<I>);
 
 impl<I: AsyncRead + AsyncWrite + Unpin + Send + 'static> Wire for Own<I> {

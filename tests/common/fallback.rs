@@ -324,6 +324,26 @@ impl Session {
     }
 }
 
+/// Whether a session that begins now finds a place; its reply is given up.
+pub async fn is_let_in(session: &Session, headers: &str) -> bool {
+    let mut receiving = session.receiving(QUERY, headers).await;
+    let mut opened = false;
+    loop {
+        match receiving.line().await {
+            Line::Prelude => (),
+            Line::Opened => opened = true,
+            Line::Closed(code, _) => {
+                assert!(opened && code == 4100, "{opened} {code}");
+                return false;
+            }
+            line => {
+                assert!(opened && matches!(line, Line::Messages(_) | Line::End), "{line:?}");
+                return true;
+            }
+        }
+    }
+}
+
 /// A connection whose kernel buffers are as small as they get, with this receiving request on it.
 pub async fn narrow(broker: &Broker, path: &str) -> TcpStream {
     let mut stream = broker.narrow_tcp().await;

@@ -18,6 +18,8 @@ pub struct Program {
     pub address: SocketAddr,
     /// The private listener.
     pub admin: SocketAddr,
+    /// The lines that say where it listens.
+    pub told: Vec<String>,
     child: Child,
     folder: PathBuf,
     log: Arc<Mutex<String>>,
@@ -39,16 +41,21 @@ impl Program {
         let folder = folder(name, settings, trusted);
         let mut child = command(&folder).spawn().expect("it starts");
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
-        let (mut address, mut admin) = (None, None);
+        let (mut address, mut admin, mut told) = (None, None, Vec::new());
         while admin.is_none() {
             let line = in_time("a line", lines.next_line()).await.expect("UTF-8").expect("a listener");
             let found = line.split("http://").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
-            if line.ends_with("(admin)") { admin = found } else { address = address.or(found) }
+            if line.ends_with("(admin)") {
+                admin = found
+            } else {
+                address = address.or(found)
+            }
+            told.push(line);
         }
         let log = Arc::<Mutex<String>>::default();
         let reading = tokio::spawn(read(child.stderr.take().expect("a pipe"), Arc::clone(&log)));
         let (address, admin) = (address.expect("public"), admin.expect("private"));
-        Self { address, admin, child, folder, log, reading }
+        Self { address, admin, told, child, folder, log, reading }
     }
 
     /// Starts one that cannot serve, and returns what it says.
