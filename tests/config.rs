@@ -280,6 +280,7 @@ fn a_configured_app_gets_no_banner() {
     let mut serving = Serving::start(&mut fanfare(&["--config", &file]));
     assert!(serving.line().ends_with(" (public)"));
     assert!(serving.line().ends_with(" (admin)"));
+    assert!(serving.line().starts_with("fanfare: up to "));
     let (code, stdout, stderr) = serving.stop("-TERM");
     assert_eq!((code, stdout.as_str()), (0, ""), "{stderr}");
 }
@@ -296,5 +297,36 @@ fn a_port_in_use_is_told_in_a_line() {
         assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
         assert!(stderr.starts_with("fanfare: ") && stderr.contains(&address), "{stderr}");
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+}
+
+/// The program under a shell that sets limits of open files first.
+fn limited(limits: &str) -> Command {
+    let mut command = Command::new("sh");
+    let program = env!("CARGO_BIN_EXE_fanfare");
+    command.args(["-c", &format!("{limits} && exec {program} --listen 127.0.0.1:0")]);
+    command.env_clear().env("FANFARE_ADMIN__LISTEN", "127.0.0.1:0").stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn the_limit_of_open_files_is_raised_and_what_fits_is_told() {
+    for (limits, told, warns) in [
+        ("ulimit -Sn 1024 && ulimit -Hn 12000", "up to 11,744 sockets (open files: 12,000)", false),
+        ("ulimit -Sn 1000 && ulimit -Hn 1000", "up to 744 sockets (open files: 1,000)", true),
+    ] {
+        let mut serving = Serving::start(&mut limited(limits));
+        assert!(serving.line().ends_with(" (public)"));
+        assert!(serving.line().ends_with(" (admin)"));
+        assert_eq!(serving.line(), format!("fanfare: {told}"));
+        let proc = format!("/proc/{}/limits", serving.child.id());
+        let in_force = std::fs::read_to_string(proc).expect("a process");
+        let files = in_force.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
+        let numbers: Vec<_> = files.split_whitespace().skip(3).take(2).collect();
+        assert_eq!(numbers[0], numbers[1], "soft and hard: {files}");
+        let (code, _, stderr) = serving.stop("-TERM");
+        assert_eq!(code, 0, "{stderr}");
+        let warnings = stderr.lines().filter(|line| line.contains("WARN") && line.contains("sockets fit"));
+        assert_eq!(warnings.count(), usize::from(warns), "{stderr}");
     }
 }

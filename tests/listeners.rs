@@ -290,6 +290,8 @@ async fn a_crowd_that_comes_at_once_finds_room_to_wait() {
     if allowed.is_none_or(|text| text.trim().parse::<usize>().is_ok_and(|allowed| allowed < CROWD)) {
         return;
     }
+    let files = rlimit::increase_nofile_limit(u64::MAX).expect("a limit");
+    assert!(files > CROWD as u64, "{files} open files are too few for this test");
     let broker = bind(&settings()).await.expect("a broker");
     let mut crowd = Vec::new();
     for _ in 0..CROWD {

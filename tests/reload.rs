@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::certificates::{Authority, Folder};
 use common::told::{told, told_of};
 use common::{
     APP, Api, Client, Credentials, Node, Nodes, OTHER, Receiver, Settings, Signed, eventually, settings,
@@ -245,6 +246,30 @@ async fn files_are_followed_without_being_asked() {
     nodes[0].program.rewrite(&watching().app("enabled", false).to_toml());
     client.closed_with(4003).await;
     nodes[0].becomes(RELOADS, 1.0).await;
+}
+
+/// A certificate and an app are no reason to refuse each other.
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_read_again_by_themselves() {
+    let (folder, authority) = (Folder::new("reload"), Authority::new());
+    folder.hold(&authority.issue_number(1));
+    let files = ["cert", "key"].map(|name| (name.to_owned(), folder.file(&format!("{name}.pem")).into()));
+    let with_tls = |settings: Settings| {
+        let settings = settings.server("listen", vec!["127.0.0.1:0", "tls://127.0.0.1:0"]);
+        settings.server("tls", toml::Table::from_iter(files.clone()))
+    };
+    let mut stage = Stage::new(with_tls(by_hand())).await;
+    let changed = "fanfare_tls_reloads_total{result=\"changed\"}";
+    folder.hold(&authority.issue_number(2));
+    stage.reload(&with_tls(by_hand())).await;
+    stage.node().becomes(changed, 1.0).await;
+    folder.write("cert.pem", "no certificate");
+    stage.reload(&with_tls(by_hand().feature("client_events", true))).await;
+    stage.node().becomes("fanfare_tls_reload_failed", 1.0).await;
+    folder.hold(&authority.issue_number(3));
+    stage.refuses("apps = [").await;
+    stage.node().becomes(changed, 2.0).await;
+    stage.node().becomes("fanfare_tls_reload_failed", 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -76,7 +76,7 @@ impl Broker {
         let admin_addr = admin_listener.local_addr()?;
         let pusher = Arc::new(pusher(&config, engine(&config)?)?);
         let webhooks = Arc::new(webhooks(&config.webhooks, &pusher)?);
-        let control = Arc::new(Control::new(config.clone(), &pusher, &webhooks));
+        let control = Arc::new(Control::new(config.clone(), &pusher, &webhooks, certificates.clone()));
         Ok(Self {
             admin: Arc::new(admin(&config, &pusher, &webhooks, certificates.clone())),
             server: Arc::new(server(&config, pusher)),

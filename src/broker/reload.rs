@@ -7,6 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::observe;
+use crate::certificates::Certificates;
 use crate::config::Config;
 use crate::pusher::Pusher;
 use crate::webhook::Webhooks;
@@ -17,6 +18,7 @@ pub struct Control {
     config: Mutex<Config>,
     pusher: Arc<Pusher>,
     webhooks: Arc<Webhooks>,
+    certificates: Option<Arc<Certificates>>,
 }
 
 /// What a reload has done.
@@ -45,8 +47,22 @@ pub enum NotReloaded {
 }
 
 impl Control {
-    pub(super) fn new(config: Config, pusher: &Arc<Pusher>, webhooks: &Arc<Webhooks>) -> Self {
-        Self { config: Mutex::new(config), pusher: Arc::clone(pusher), webhooks: Arc::clone(webhooks) }
+    pub(super) fn new(
+        config: Config,
+        pusher: &Arc<Pusher>,
+        webhooks: &Arc<Webhooks>,
+        certificates: Option<Arc<Certificates>>,
+    ) -> Self {
+        let (pusher, webhooks) = (Arc::clone(pusher), Arc::clone(webhooks));
+        Self { config: Mutex::new(config), pusher, webhooks, certificates }
+    }
+
+    /// Goes on with the certificate that is in its files now, if it is one; else the log says why not.
+    pub async fn reload_certificate(&self) {
+        if let Some(certificates) = self.certificates.clone() {
+            // Files are read. It logs and counts what becomes of it; only a panic is left to fail.
+            let _ = tokio::task::spawn_blocking(move || certificates.reload()).await;
+        }
     }
 
     /// Goes on with another config. Sockets of apps that are disabled or removed end.

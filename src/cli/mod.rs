@@ -1,9 +1,15 @@
-//! The command line: one file per subcommand.
+//! The command line: one file per subcommand, and what the system allows.
 
 pub(crate) mod bench;
 pub(crate) mod check;
+pub(crate) mod limits;
+pub(crate) mod log;
 pub(crate) mod reload;
+pub(crate) mod run;
 pub(crate) mod serve;
+pub(crate) mod signals;
+
+use std::io::{self, Write};
 
 use clap::{Parser, Subcommand};
 
@@ -34,6 +40,13 @@ impl Cli {
     pub(crate) fn into_command(self) -> Command {
         self.command.unwrap_or(Command::Serve(self.serve))
     }
+}
+
+/// Tells whoever started the program.
+pub(crate) fn tell(text: &str) {
+    // Nobody may be listening, which is no reason not to serve.
+    let _ = io::stdout().write_all(text.as_bytes());
+    let _ = io::stdout().flush();
 }
 
 #[cfg(test)]

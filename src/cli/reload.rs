@@ -9,14 +9,12 @@ use fanfare::Control;
 use fanfare::config::{Config, Env};
 use tokio::signal::unix::Signal;
 
+use super::log::SetLevel;
 use super::serve::{self, Args};
 
 /// How often files are looked at. They are read when they have stayed the same from one look to the
 /// next: whoever writes one may be half-way through.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// Has the log write as much as this from now on.
-pub(crate) type SetLevel = Box<dyn Fn(&str) + Send + Sync>;
 
 /// What is read again, and who is told.
 pub(crate) struct Reloads {
@@ -42,7 +40,9 @@ impl Reloads {
     }
 
     async fn reload(&self) {
-        let config = match serve::load(&self.args, &self.env) {
+        // By itself: a bad one keeps nobody from changing an app, nor the other way round.
+        self.control.reload_certificate().await;
+        let config = match serve::load_again(&self.args, &self.env) {
             Ok(config) => config,
             Err(problems) => return self.refuse(&problems),
         };

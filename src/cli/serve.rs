@@ -25,12 +25,23 @@ pub(crate) struct Args {
 /// # Errors
 /// Everything that is wrong with it.
 pub(crate) fn load(args: &Args, env: &Env) -> Result<Config, Problems> {
+    Config::load_with_certificate(source(args)?, env)
+}
+
+/// Loads it again for a broker that runs, and looks after its certificate itself.
+///
+/// # Errors
+/// Everything else that is wrong with it.
+pub(crate) fn load_again(args: &Args, env: &Env) -> Result<Config, Problems> {
+    Config::load(source(args)?, env)
+}
+
+fn source(args: &Args) -> Result<Source, Problems> {
     let source = match &args.config {
         Some(path) => Source::read(path)?,
         None => Source::development(),
     };
-    let source = source.listen(args.listen.clone()).insecure_dev_app(args.insecure_dev_app);
-    Config::load_with_certificate(source, env)
+    Ok(source.listen(args.listen.clone()).insecure_dev_app(args.insecure_dev_app))
 }
 
 /// One line for each listener; `public` has no addresses of Unix sockets.
