@@ -69,7 +69,8 @@ pub struct Folder(PathBuf);
 
 impl Folder {
     pub fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("fanfare-{name}-{}", std::process::id()));
+        // A program of this name has a folder, too.
+        let path = std::env::temp_dir().join(format!("fanfare-files-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&path).expect("a folder");
         Self(path)
     }
