@@ -10,7 +10,7 @@
 //! * [`webhook`] — what the hub reports, told to the apps' own servers
 //! * [`admin`] — the private listener: health and metrics
 //!
-//! Below them the leaves, which all may use: [`apps`], [`accept`], [`certificates`], [`sockets`], [`tasks`],
+//! Below them the leaves, which all may use: [`apps`], [`accept`], [`activation`], [`certificates`], [`notify`], [`sockets`], [`tasks`],
 //! [`mailbox`], [`http`], [`idempotency`], [`metrics`]; and at the bottom [`model`], the shared nouns. Imports go downwards only;
 //! `scripts/check-imports` knows the directions.
 
@@ -18,6 +18,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod accept;
+pub mod activation;
 pub mod admin;
 pub mod apps;
 pub mod certificates;
@@ -29,6 +30,7 @@ pub mod idempotency;
 pub mod mailbox;
 pub mod metrics;
 pub mod model;
+pub mod notify;
 pub mod pusher;
 pub mod server;
 pub mod sockets;

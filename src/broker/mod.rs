@@ -1,5 +1,6 @@
 //! The whole, put together: from a config to a running broker.
 
+mod listeners;
 mod reload;
 
 use std::convert::Infallible;
@@ -13,9 +14,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use self::listeners::Listeners;
 pub use self::reload::{Control, NotReloaded, Reloaded};
 
-use crate::accept::{UnixListener, bind_tcp};
 use crate::admin::{self, Admin};
 use crate::apps::Apps;
 use crate::certificates::Certificates;
@@ -27,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::model::cluster::{EngineKind, OnEngineLoss};
 use crate::model::secret::Secret;
 use crate::model::webhooks::WebhookSettings;
+use crate::notify;
 use crate::pusher::{self, Pusher, PusherFormat, PusherWebhooks, rest};
 use crate::server::{self, Listener, Server};
 use crate::tasks::forever;
@@ -58,17 +60,17 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Binds every listener of a config.
+    /// Binds every listener of a config. A socket that this process was [handed](Handed) takes the place
+    /// of the listener that it is for.
     ///
     /// # Errors
-    /// When an address cannot be bound, by its name; or when the system has no randomness.
+    /// When an address cannot be bound, by its name; when a handed socket is not what the config has a
+    /// place for; or when the system has no randomness.
     pub async fn bind(config: Config) -> io::Result<Self> {
         let certificates = certificates(&config)?;
-        let mut listeners = Vec::new();
-        for listen in &config.server.listen {
-            listeners.push(bind(listen, certificates.as_ref()).await?);
-        }
-        let admin_listener = bind_tcp(&config.admin.listen).await?;
+        let Listeners { public, admin: admin_listener } =
+            Listeners::bind(&config, certificates.as_ref()).await?;
+        let listeners = public;
         let public_addrs = listeners
             .iter()
             .filter_map(|listener| listener.local_addr().transpose())
@@ -131,7 +133,9 @@ impl Broker {
         for listener in self.listeners {
             tasks.spawn(server::accept(Arc::clone(&self.server), listener, stopped.clone(), alive.clone()));
         }
+        notify::ready().await;
         stop.await;
+        tasks.spawn(notify::stopping());
         let deadline = Instant::now() + self.shutdown_grace;
         let gone = deadline - leave_time(&self.server.pusher, self.shutdown_grace);
         server::announce(&self.server, &self.pace, gone).await;
@@ -170,6 +174,7 @@ fn work(tasks: &mut JoinSet<()>, pusher: &Arc<Pusher>) {
         let pusher = Arc::clone(&living);
         liveness::sweep(Arc::clone(&living.sockets), move || liveness::period(&pusher.apps))
     }));
+    tasks.spawn(forever("watchdog", || notify::watchdog(|| true)));
     let expiring = Arc::clone(pusher);
     tasks.spawn(forever("expiry", move || expire(Arc::clone(&expiring))));
     let hub = Arc::clone(&pusher.hub);
@@ -262,19 +267,6 @@ fn engine(config: &Config) -> io::Result<Arc<dyn Engine>> {
         EngineKind::Local => Arc::new(Local),
         EngineKind::Redis => Arc::new(Redis::new(&config.cluster)?),
     })
-}
-
-async fn bind(listen: &Listen, certificates: Option<&Arc<Certificates>>) -> io::Result<Listener> {
-    match listen {
-        Listen::Tcp(address) => Ok(Listener::Tcp(bind_tcp(address).await?)),
-        Listen::Tls(address) => {
-            let no_certificate =
-                || io::Error::new(io::ErrorKind::InvalidInput, "tls:// without a certificate");
-            let tls = server::acceptor(certificates.ok_or_else(no_certificate)?)?;
-            Ok(Listener::Tls(bind_tcp(address).await?, tls))
-        }
-        Listen::Unix(path) => Ok(Listener::Unix(UnixListener::bind(path).await?)),
-    }
 }
 
 /// The certificate of the `tls://` listeners, if there are any.

@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 
 use super::observe;
 use crate::certificates::Certificates;
-use crate::config::Config;
+use crate::config::{Config, Problems};
+use crate::notify;
 use crate::pusher::Pusher;
 use crate::webhook::Webhooks;
 
@@ -30,11 +31,18 @@ pub struct Reloaded {
     pub changed: Vec<String>,
     /// Ids of apps that are not served any more.
     pub removed: Vec<String>,
+    /// What is to be logged from now on.
+    pub log_level: String,
+    /// What is allowed but may not be meant, one line each.
+    pub warnings: Vec<String>,
 }
 
 /// Why a reload has changed nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum NotReloaded {
+    /// There are mistakes in it.
+    #[error("{0}")]
+    Wrong(#[from] Problems),
     /// These settings are another, and hold until a restart.
     #[error("{}: cannot change while the broker runs, restart it", .0.join(", "))]
     Fixed(Vec<&'static str>),
@@ -57,28 +65,34 @@ impl Control {
         Self { config: Mutex::new(config), pusher, webhooks, certificates }
     }
 
-    /// Goes on with the certificate that is in its files now, if it is one; else the log says why not.
-    pub async fn reload_certificate(&self) {
+    /// Goes on with the certificate that is in its files now, and with the config that `load` gives; a
+    /// bad one of the two is no reason to refuse the other. Sockets of apps that are disabled or removed
+    /// end.
+    ///
+    /// # Errors
+    /// When it cannot go on with that config; then nothing of it holds.
+    pub async fn reload(
+        &self,
+        load: impl FnOnce() -> Result<Config, Problems>,
+    ) -> Result<Reloaded, NotReloaded> {
+        notify::reloading().await;
+        self.reload_certificate().await;
+        let reloaded = load().map_err(NotReloaded::from).and_then(|config| self.replace(config));
+        let metrics = &self.pusher.metrics;
+        match &reloaded {
+            Ok(_) => metrics.reloads.add(1),
+            Err(_) => metrics.reloads_refused.add(1),
+        }
+        self.pusher.sockets.close_ended().await;
+        notify::ready().await;
+        reloaded
+    }
+
+    async fn reload_certificate(&self) {
         if let Some(certificates) = self.certificates.clone() {
             // Files are read. It logs and counts what becomes of it; only a panic is left to fail.
             let _ = tokio::task::spawn_blocking(move || certificates.reload()).await;
         }
-    }
-
-    /// Goes on with another config. Sockets of apps that are disabled or removed end.
-    ///
-    /// # Errors
-    /// When it cannot; then nothing has changed at all.
-    pub async fn reload(&self, config: Config) -> Result<Reloaded, NotReloaded> {
-        let reloaded = self.replace(config)?;
-        self.pusher.metrics.reloads.add(1);
-        self.pusher.sockets.close_ended().await;
-        Ok(reloaded)
-    }
-
-    /// A reload did not come about.
-    pub fn refused(&self) {
-        self.pusher.metrics.reloads_refused.add(1);
     }
 
     fn replace(&self, config: Config) -> Result<Reloaded, NotReloaded> {
@@ -103,7 +117,8 @@ impl Control {
 
 fn compare(old: &Config, new: &Config) -> Reloaded {
     let of = |config: &Config, id: &str| config.apps.iter().find(|app| *app.id == *id).cloned();
-    let mut reloaded = Reloaded::default();
+    let (log_level, warnings) = (new.log.level.clone(), new.warnings.clone());
+    let mut reloaded = Reloaded { log_level, warnings, ..Reloaded::default() };
     for app in &new.apps {
         match of(old, &app.id) {
             None => reloaded.added.push(app.id.to_string()),

@@ -40,27 +40,15 @@ impl Reloads {
     }
 
     async fn reload(&self) {
-        // By itself: a bad one keeps nobody from changing an app, nor the other way round.
-        self.control.reload_certificate().await;
-        let config = match serve::load_again(&self.args, &self.env) {
-            Ok(config) => config,
-            Err(problems) => return self.refuse(&problems),
-        };
-        let (level, warnings) = (config.log.level.clone(), config.warnings.clone());
-        match self.control.reload(config).await {
+        match self.control.reload(|| serve::load_again(&self.args, &self.env)).await {
             Ok(reloaded) => {
-                (self.set_level)(&level);
-                warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                (self.set_level)(&reloaded.log_level);
+                reloaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
                 let (added, changed, removed) = (reloaded.added, reloaded.changed, reloaded.removed);
                 tracing::info!(?added, ?changed, ?removed, "the configuration was read again");
             }
-            Err(why) => self.refuse(&why),
+            Err(why) => tracing::error!("the configuration was read again, and nothing was changed:\n{why}"),
         }
-    }
-
-    fn refuse(&self, why: &dyn std::fmt::Display) {
-        self.control.refused();
-        tracing::error!("the configuration was read again, and nothing was changed:\n{why}");
     }
 }
 

@@ -46,7 +46,17 @@ impl Client {
                 "Sec-WebSocket-Protocol" => request.with_sub_protocol(*value),
                 _ => request.with_header(*name, *value),
             });
-        let stream = TcpStream::connect(address).await?;
+        Self::upgrade(TcpStream::connect(address).await?, request).await
+    }
+
+    /// The same over a connection that is open already.
+    pub async fn over(stream: TcpStream, path: &str) -> Self {
+        let address = stream.peer_addr().expect("an address");
+        let uri = format!("ws://{address}{path}").parse().expect("a URI");
+        Self::upgrade(stream, ClientRequestBuilder::new(uri)).await.expect("the upgrade is completed")
+    }
+
+    async fn upgrade(stream: TcpStream, request: ClientRequestBuilder) -> Result<Self, tungstenite::Error> {
         let upgrade = tokio_tungstenite::client_async(request, stream);
         let (socket, response) = in_time("the upgrade", upgrade).await?;
         Ok(Self { socket_id: String::new(), response, socket, inbox: VecDeque::new() })

@@ -38,8 +38,13 @@ pub struct Ended {
 impl Program {
     /// Starts it; `trusted`: the certificates that its system trusts, as PEM.
     pub async fn start(name: &str, settings: &Settings, trusted: &str) -> Self {
+        Self::start_with(name, settings, trusted, &[]).await
+    }
+
+    /// The same with these variables in its environment.
+    pub async fn start_with(name: &str, settings: &Settings, trusted: &str, env: &[(&str, &str)]) -> Self {
         let folder = folder(name, settings, trusted);
-        let mut child = command(&folder).spawn().expect("it starts");
+        let mut child = command(&folder).envs(env.iter().copied()).spawn().expect("it starts");
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         let (mut address, mut admin, mut told) = (None, None, Vec::new());
         while admin.is_none() {
@@ -68,8 +73,13 @@ impl Program {
     }
 
     /// Asks it to end, and waits for that.
-    pub async fn stop(mut self, limit: Duration) -> Ended {
+    pub async fn stop(self, limit: Duration) -> Ended {
         signal(self.pid(), "TERM");
+        self.ended(limit).await
+    }
+
+    /// Waits for its end.
+    pub async fn ended(mut self, limit: Duration) -> Ended {
         within(limit, "the program's end", &mut self.reading).await.expect("UTF-8");
         let code = within(limit, "an exit code", self.child.wait()).await.expect("it ends").code();
         let log = self.log();
