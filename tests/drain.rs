@@ -129,6 +129,16 @@ async fn a_client_between_two_polls_is_told_by_the_next() {
     broker.ended(DEADLINE).await;
 }
 
+/// It might still ask, but nothing of it is under way: the stop is a clean one all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_ask_again_does_not_spoil_a_stop() {
+    let mut broker = boot(settings().server("shutdown_grace", "2s")).await;
+    let mut lost = broker.carry(STREAM).await;
+    lost.abort();
+    broker.begin_stop();
+    broker.ended(DEADLINE).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_is_sent_away_evenly() {
     const CROWD: usize = 2000;

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, timeout_at};
 
 use super::{Alive, Server};
 use crate::model::close::CloseReason;
@@ -51,13 +51,13 @@ pub async fn drain(
     drop(alive);
     let left = deadline.saturating_duration_since(Instant::now());
     // The last of them need time to go.
-    let window = pace.window.min(left - left / 10);
-    let unasked = async {
-        server.fallback.all_told().await;
+    let longest = left - left / 10;
+    let accepting = async {
+        let _ = timeout(longest, server.fallback.all_told()).await;
         stop.send_replace(true);
     };
     let all = async {
-        tokio::join!(send_away(&server.pusher.sockets, window), unasked);
+        tokio::join!(send_away(&server.pusher.sockets, pace.window.min(longest)), accepting);
         let _ = ended.recv().await;
     };
     timeout_at(deadline, all).await.is_ok()

@@ -219,9 +219,21 @@ impl Line {
         std::mem::swap(&mut ended, &mut state.reader);
     }
 
-    /// Whether the last line has been read.
-    pub(super) fn is_told(&self) -> bool {
-        self.state.lock().told
+    /// Whether nobody reads any more.
+    pub(super) fn is_idle(&self) -> bool {
+        self.state.lock().reader.is_none()
+    }
+
+    /// When a reader came or went last, or was handed something.
+    pub(super) fn since(&self) -> Instant {
+        self.state.lock().since
+    }
+
+    /// Waits until the last line has been read.
+    pub(super) async fn told(&self) {
+        while !self.state.lock().told {
+            self.changed().await;
+        }
     }
 
     /// Takes what there is room for.

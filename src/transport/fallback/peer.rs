@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::line::{Line, ToLine};
 use super::{NOTHING, close_frame};
@@ -119,8 +119,9 @@ impl<S: Session> Peer<S> {
         self.mailbox.close(CloseReason::MessageTooLong);
     }
 
-    /// The life of the session: until there is a reason to close, and a little longer.
-    pub(super) async fn drive(self: Arc<Self>, alive: impl Send, entered: impl Send) {
+    /// The life of the session: until there is a reason to close, and a little longer. `untold` is held
+    /// until its client knows.
+    pub(super) async fn drive(self: Arc<Self>, alive: impl Send, untold: impl Send, entered: impl Send) {
         let reason = self.closing().await;
         let last = self.end(reason);
         let Some((code, text)) = last else { return };
@@ -129,6 +130,9 @@ impl<S: Session> Peer<S> {
             self.line.break_off();
         }
         drop(alive);
+        // Between two requests it hears of it by the next, which most make at once.
+        let _ = timeout_at(self.line.since() + LINGER, self.line.told()).await;
+        drop(untold);
         tokio::time::sleep(REMEMBERED).await;
         drop(entered);
     }
@@ -177,8 +181,7 @@ impl<S: Session> Peer<S> {
         // A line cannot break.
         let _ = timeout(LINGER / 2, flushed).await;
         self.line.end(close_frame(code, text));
-        // Between two requests it hears of it by the next.
-        while !self.line.is_told() {
+        while !self.line.is_idle() {
             self.line.changed().await;
         }
     }

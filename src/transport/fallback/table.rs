@@ -233,8 +233,7 @@ impl<S: Session> Sessions<S> {
         };
         let place = Place { sessions: Arc::clone(self), address, key };
         let reply = begun(&peer, reading);
-        let alive = (alive, Untold::new(self));
-        tokio::spawn(peer.drive(alive, place));
+        tokio::spawn(peer.drive(alive, Untold::new(self), place));
         reply
     }
 }

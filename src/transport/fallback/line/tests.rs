@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 
+use futures_util::FutureExt;
 use hyper::body::Body;
 
 use super::*;
@@ -226,11 +227,12 @@ async fn a_silent_stream_is_kept_alive_and_the_end_is_told_to_each_who_asks() {
     assert_eq!(line.look(Instant::now() + SILENCE), None);
     assert_eq!(pieces(&mut stream).await, "h\n");
     line.end(Bytes::from_static(b"c"));
-    assert!(!line.is_told());
+    assert!(line.told().now_or_never().is_none());
     assert_eq!(pieces(&mut stream).await, "cend");
-    assert!(line.is_told());
+    line.told().await;
     let mut late = line.attach(Reading::Once, Bytes::new());
     assert_eq!(pieces(&mut late).await, "cend");
+    assert!(line.is_idle());
 }
 
 #[test]
