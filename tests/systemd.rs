@@ -53,6 +53,14 @@ impl Manager {
         String::from_utf8(buffer[..length].to_vec()).expect("UTF-8")
     }
 
+    /// Runs one of these tests again as a child that tells it things, to its end.
+    async fn runs_itself(&self, test: &str) {
+        let mut itself = tokio::process::Command::new(std::env::current_exe().expect("a program"));
+        itself.args(["--exact", test]).env("NOTIFY_SOCKET", &self.path).env("WATCHDOG_USEC", "2000");
+        let ended = in_time("its end", itself.output()).await.expect("it starts");
+        assert!(ended.status.success(), "{ended:?}");
+    }
+
     /// The next thing that is no sign of life.
     async fn hears_news(&self) -> String {
         loop {
@@ -116,14 +124,31 @@ async fn a_reload_is_told_with_its_time() {
         return;
     }
     let manager = Manager::new("reload");
-    let mut itself = tokio::process::Command::new(std::env::current_exe().expect("a program"));
-    itself.args(["--exact", "a_reload_is_told_with_its_time"]).env("NOTIFY_SOCKET", &manager.path);
-    let ended = in_time("its end", itself.output()).await.expect("it starts");
-    assert!(ended.status.success(), "{ended:?}");
+    manager.runs_itself("a_reload_is_told_with_its_time").await;
     let heard = manager.hears().await;
     let time =
         heard.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").and_then(|rest| rest.trim_end().parse().ok());
     assert!(time.is_some_and(|time: u64| time > 0), "{heard:?}");
+    assert_eq!(manager.hears().await, "READY=1\n");
+}
+
+#[tokio::test]
+async fn who_is_not_healthy_gives_no_sign_of_life() {
+    if std::env::var_os("NOTIFY_SOCKET").is_some() {
+        // Five times asked, and not once well.
+        let (asked, mut count) = tokio::sync::watch::channel(0);
+        let health = || {
+            asked.send_modify(|count| *count += 1);
+            false
+        };
+        tokio::select! {
+            () = fanfare::notify::watchdog(health) => panic!("a manager asks for signs of life"),
+            _ = count.wait_for(|count| *count == 5) => {}
+        }
+        return fanfare::notify::ready().await;
+    }
+    let manager = Manager::new("unhealthy");
+    manager.runs_itself("who_is_not_healthy_gives_no_sign_of_life").await;
     assert_eq!(manager.hears().await, "READY=1\n");
 }
 
