@@ -1,4 +1,4 @@
-//! The command line: one file per subcommand, and what the system allows.
+//! The command line: one file per subcommand, and what serving has beside it.
 
 pub(crate) mod bench;
 pub(crate) mod check;

@@ -19,7 +19,7 @@ use super::tell;
 /// # Errors
 /// When it cannot be served, or could not be ended as it should.
 pub(crate) fn run(config: Config, args: Args, env: Env) -> io::Result<()> {
-    let set_level = log::start(&config.log);
+    let (set_level, log) = log::start(&config.log)?;
     // Before any socket is opened.
     let limits = Limits::raise();
     for warning in config.warnings.iter().chain(&limits.warnings()) {
@@ -29,6 +29,7 @@ pub(crate) fn run(config: Config, args: Args, env: Env) -> io::Result<()> {
     let ended = runtime.block_on(serve(config, args, env, &limits, set_level));
     // A webhook's host may still be looked up, which cannot be cut short: nobody waits for that.
     runtime.shutdown_background();
+    log.finish();
     ended
 }
 
