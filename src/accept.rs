@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 
+use crate::repeats::Repeats;
+
 pub use self::unix::UnixListener;
 
 /// Connections that may wait to be accepted, at most: when a crowd comes back all at once, the rest has to
@@ -69,7 +71,7 @@ fn cannot_listen(place: &str, kind: io::ErrorKind, why: &dyn std::fmt::Display) 
 
 /// Gives every connection of a listener to `serve`, which must not block. Never ends.
 pub async fn each<L: Accept>(listener: L, mut serve: impl FnMut(L::Stream, L::Peer)) {
-    let mut failing = false;
+    let (mut failing, failures) = (false, Repeats::new());
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -78,9 +80,12 @@ pub async fn each<L: Accept>(listener: L, mut serve: impl FnMut(L::Stream, L::Pe
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                // Said once until it works again: it fails twenty times a second.
-                if !std::mem::replace(&mut failing, true) {
-                    tracing::error!(%error, "cannot accept connections, trying on");
+                // Said once until it works again: it fails twenty times a second. When descriptors run
+                // out, it works now and then.
+                if !std::mem::replace(&mut failing, true)
+                    && let Some(left_out) = failures.due()
+                {
+                    tracing::error!(%error, left_out, "cannot accept connections, trying on");
                 }
                 tokio::time::sleep(PAUSE).await;
             }

@@ -10,8 +10,9 @@
 //! * [`webhook`] — what the hub reports, told to the apps' own servers
 //! * [`admin`] — the private listener: health and metrics
 //!
-//! Below them the leaves, which all may use: [`apps`], [`accept`], [`activation`], [`certificates`], [`notify`], [`sockets`], [`tasks`],
-//! [`mailbox`], [`http`], [`idempotency`], [`metrics`]; and at the bottom [`model`], the shared nouns. Imports go downwards only;
+//! Below them the leaves, which all may use: [`apps`], [`accept`], [`activation`], [`certificates`], [`notify`],
+//! [`sockets`], [`tasks`], [`mailbox`], [`http`], [`idempotency`], [`metrics`], [`repeats`], [`watchdog`]; and at the
+//! bottom [`model`], the shared nouns. Imports go downwards only;
 //! `scripts/check-imports` knows the directions.
 
 #![forbid(unsafe_code)]
@@ -32,10 +33,12 @@ pub mod metrics;
 pub mod model;
 pub mod notify;
 pub mod pusher;
+pub mod repeats;
 pub mod server;
 pub mod sockets;
 pub mod tasks;
 pub mod transport;
+pub mod watchdog;
 pub mod webhook;
 
 mod broker;

@@ -1,7 +1,11 @@
 //! Counters of what has happened. What *is* (sockets, channels) is read from the live tables
 //! at scrape time instead, so that no gauge can drift.
 
+mod api;
+
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use self::api::{ApiEndpoint, ApiRequests};
 
 use crate::model::close::CloseReason;
 
@@ -21,6 +25,31 @@ impl Counter {
     }
 }
 
+/// Whom the broker did not believe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unproven {
+    /// A client that wanted to subscribe.
+    Subscribe,
+    /// A client that wanted to sign in.
+    SignIn,
+    /// A backend, by its signature, its key or its clock.
+    ApiRequest,
+}
+
+impl Unproven {
+    /// All of them, for metrics.
+    pub const ALL: [Self; 3] = [Self::Subscribe, Self::SignIn, Self::ApiRequest];
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Subscribe => "subscribe",
+            Self::SignIn => "sign_in",
+            Self::ApiRequest => "api_request",
+        }
+    }
+}
+
 /// Every counter of the broker.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -28,19 +57,24 @@ pub struct Metrics {
     pub opened: Counter,
     /// Events published through the API, one for each channel.
     pub api_events: Counter,
+    /// Bytes of the bodies of API requests that were believed.
+    pub api_bytes: Counter,
     /// Client events accepted.
     pub client_events: Counter,
+    /// Bytes of the messages of clients.
+    pub client_bytes: Counter,
     /// Events given to mailboxes, one for each subscriber.
     pub deliveries: Counter,
-    /// API requests answered 200 or 202.
-    pub api_accepted: Counter,
-    /// API requests answered otherwise.
-    pub api_refused: Counter,
+    /// Bytes of these, with all that is around them on the wire.
+    pub delivered_bytes: Counter,
+    /// API requests, by what they asked and how they were answered.
+    pub api_requests: ApiRequests,
     /// Reloads of the config that took effect.
     pub reloads: Counter,
     /// Reloads that were refused.
     pub reloads_refused: Counter,
     closes: [Counter; CloseReason::ALL.len()],
+    unproven: [Counter; Unproven::ALL.len()],
 }
 
 impl Metrics {
@@ -52,5 +86,15 @@ impl Metrics {
     /// How many sockets ended for `reason`.
     pub fn closes(&self, reason: CloseReason) -> u64 {
         self.closes[reason as usize].get()
+    }
+
+    /// Counts somebody who was not believed.
+    pub fn not_believed(&self, who: Unproven) {
+        self.unproven[who as usize].add(1);
+    }
+
+    /// How many were not believed.
+    pub fn unproven(&self, who: Unproven) -> u64 {
+        self.unproven[who as usize].get()
     }
 }

@@ -127,6 +127,17 @@ impl AppSockets {
     }
 }
 
+/// How all open sockets are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// How many each transport carries.
+    pub transports: [(Transport, usize); Transport::ALL.len()],
+    /// Bytes that wait in mailboxes.
+    pub queued_bytes: usize,
+    /// Sockets for which something waits.
+    pub lagging: usize,
+}
+
 /// Why a socket gets no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoPlace {
@@ -253,11 +264,18 @@ impl Sockets {
         self.stopping.load(Ordering::SeqCst)
     }
 
-    /// How many sockets each transport carries.
-    pub fn by_transport(&self) -> [(Transport, usize); Transport::ALL.len()] {
-        let mut counts = Transport::ALL.map(|transport| (transport, 0));
-        self.each(|_, mailbox| counts[mailbox.transport() as usize].1 += 1);
-        counts
+    /// Looks at every open socket. That takes a moment of each, and some time in all: not for a thread
+    /// that serves clients.
+    pub fn survey(&self) -> Survey {
+        let transports = Transport::ALL.map(|transport| (transport, 0));
+        let mut survey = Survey { transports, queued_bytes: 0, lagging: 0 };
+        self.each(|_, mailbox| {
+            let queued = mailbox.queued();
+            survey.transports[mailbox.transport() as usize].1 += 1;
+            survey.queued_bytes += queued;
+            survey.lagging += usize::from(queued > 0);
+        });
+        survey
     }
 
     /// How many sockets each app has open.

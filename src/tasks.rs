@@ -4,17 +4,24 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use crate::repeats::Repeats;
+
 /// How long a task that a panic has ended stays so.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs a task, and begins it again should a panic end it: nobody else would notice.
 pub async fn forever<F: Future<Output = ()> + Send + 'static>(name: &'static str, begin: impl Fn() -> F) {
+    let panics = Repeats::new();
     loop {
         // In a set, so that it ends with this one.
         let mut task = JoinSet::new();
         task.spawn(begin());
         match task.join_next().await {
-            Some(Err(error)) if error.is_panic() => tracing::error!(%error, "the {name} task begins again"),
+            Some(Err(error)) if error.is_panic() => {
+                if let Some(left_out) = panics.due() {
+                    tracing::error!(%error, left_out, "the {name} task begins again");
+                }
+            }
             _ => return,
         }
         tokio::time::sleep(RESTART_PAUSE).await;

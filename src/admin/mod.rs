@@ -1,4 +1,7 @@
 //! The private listener: health, readiness, metrics, and webhooks that failed.
+//!
+//! It has a thread and a runtime of its own, so that it answers also when the broker's own runtime does
+//! not run any task; and however often it is asked, that costs others one core at most.
 
 mod cluster;
 mod metrics;
@@ -6,17 +9,23 @@ mod origin;
 mod webhooks;
 
 use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener as StdTcpListener;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
-use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper::header::{ALLOW, AUTHORIZATION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{self, Handle};
+use tokio::sync::oneshot;
+
+pub use self::metrics::Scrapes;
 
 use crate::accept;
 use crate::certificates::Certificates;
@@ -27,6 +36,7 @@ use crate::idempotency::Idempotency;
 use crate::metrics::Metrics;
 use crate::model::secret::Secret;
 use crate::sockets::Sockets;
+use crate::watchdog::Watchdog;
 use crate::webhook::Webhooks;
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -48,30 +58,79 @@ pub struct Admin {
     pub certificates: Option<Arc<Certificates>>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Whether the broker's runtime runs.
+    pub watchdog: Arc<Watchdog>,
+    /// The broker's runtime.
+    pub runtime: Handle,
+    /// Scrapes under way.
+    pub scrapes: Scrapes,
     /// What callers must show as `Authorization: Bearer TOKEN`; `None`: nothing.
     pub token: Option<Secret>,
 }
 
-/// Serves the private listener. Never ends; it is up until the broker has stopped.
-pub async fn serve(admin: Arc<Admin>, listener: TcpListener) {
-    accept::each(listener, |stream, _| {
-        let admin = Arc::clone(&admin);
-        tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let admin = Arc::clone(&admin);
-                async move { Ok::<_, Infallible>(answer(&admin, &request)) }
-            });
-            let mut http = http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HTTP_BUFFER);
-            if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!(%error, "private connection ended");
-            }
-        });
-    })
-    .await;
+/// The private listener, being served. It ends when this is dropped.
+pub struct Serving {
+    stop: oneshot::Sender<Infallible>,
+    ended: oneshot::Receiver<Infallible>,
 }
 
-fn answer(admin: &Arc<Admin>, request: &Request<Incoming>) -> Reply {
+impl Serving {
+    /// Ends it, and waits until nobody can reach it any more.
+    pub async fn stop(self) {
+        drop(self.stop);
+        let _ = self.ended.await;
+    }
+}
+
+/// Serves the private listener.
+///
+/// # Errors
+/// When the system gives no thread, or nothing to wait for connections with.
+pub async fn serve(admin: Arc<Admin>, listener: StdTcpListener) -> io::Result<Serving> {
+    let (stop, stopped) = oneshot::channel::<Infallible>();
+    let (end, ended) = oneshot::channel();
+    let (begin, begun) = oneshot::channel();
+    thread::Builder::new().name("admin".to_owned()).spawn(move || {
+        let _end = end;
+        match runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime.block_on(serve_here(admin, listener, begin, stopped)),
+            Err(error) => drop(begin.send(Err(error))),
+        }
+    })?;
+    begun.await.unwrap_or_else(|_| Err(io::Error::other("the private listener's thread ended")))?;
+    Ok(Serving { stop, ended })
+}
+
+async fn serve_here(
+    admin: Arc<Admin>,
+    listener: StdTcpListener,
+    begin: oneshot::Sender<io::Result<()>>,
+    stopped: oneshot::Receiver<Infallible>,
+) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return drop(begin.send(Err(error))),
+    };
+    let _ = begin.send(Ok(()));
+    tokio::select! {
+        () = accept::each(listener, |stream, _| drop(tokio::spawn(connection(Arc::clone(&admin), stream)))) => {}
+        _ = stopped => {}
+    }
+}
+
+async fn connection(admin: Arc<Admin>, stream: TcpStream) {
+    let service = service_fn(move |request| {
+        let admin = Arc::clone(&admin);
+        async move { Ok::<_, Infallible>(answer(&admin, &request).await) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HTTP_BUFFER);
+    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "private connection ended");
+    }
+}
+
+async fn answer(admin: &Arc<Admin>, request: &Request<Incoming>) -> Reply {
     match &admin.token {
         Some(token) if !shows(token, request) => {
             return http::text(StatusCode::UNAUTHORIZED, "Send the token as: Authorization: Bearer TOKEN");
@@ -82,21 +141,36 @@ fn answer(admin: &Arc<Admin>, request: &Request<Incoming>) -> Reply {
         _ => {}
     }
     let query = request.uri().query().unwrap_or_default();
-    match (request.method(), request.uri().path()) {
-        (&Method::GET, "/healthz") => http::text(StatusCode::OK, "ok"),
-        (&Method::GET, "/readyz") => cluster::readiness(admin.sockets.are_stopping(), admin.engine.as_ref()),
-        (&Method::GET, "/metrics") => match metrics::exposition(admin) {
-            Ok(text) => http::reply(
-                StatusCode::OK,
-                HeaderValue::from_static(metrics::CONTENT_TYPE),
-                Bytes::from(text),
-            ),
-            Err(_) => http::text(StatusCode::INTERNAL_SERVER_ERROR, "The metrics cannot be written"),
-        },
-        (&Method::GET, "/webhooks/failed") => webhooks::failed(&admin.webhooks, query),
-        (&Method::POST, "/webhooks/replay") => webhooks::replay(&admin.webhooks, query),
+    let asked = match *request.method() {
+        Method::GET | Method::HEAD => "GET",
+        Method::POST => "POST",
+        _ => "",
+    };
+    match (asked, request.uri().path()) {
+        ("GET", "/healthz") => health(&admin.watchdog),
+        ("GET", "/readyz") => cluster::readiness(admin.sockets.are_stopping(), admin.engine.as_ref()),
+        ("GET", "/metrics") => metrics::scrape(admin, request.headers()).await,
+        ("GET", "/webhooks/failed") => webhooks::failed(&admin.webhooks, query),
+        ("POST", "/webhooks/replay") => webhooks::replay(&admin.webhooks, query),
+        (_, "/healthz" | "/readyz" | "/metrics" | "/webhooks/failed") => not_allowed("GET, HEAD"),
+        (_, "/webhooks/replay") => not_allowed("POST"),
         _ => http::text(StatusCode::NOT_FOUND, "Not found"),
     }
+}
+
+fn not_allowed(methods: &'static str) -> Reply {
+    let mut reply = http::text(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed");
+    reply.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+    reply
+}
+
+/// `GET /healthz`: whether this process should go on, or be started again.
+fn health(watchdog: &Watchdog) -> Reply {
+    if watchdog.is_healthy() {
+        return http::text(StatusCode::OK, "ok");
+    }
+    let seconds = watchdog.stalled().as_secs();
+    http::text(StatusCode::SERVICE_UNAVAILABLE, &format!("stalled: no task has run for {seconds} s"))
 }
 
 fn shows(token: &Secret, request: &Request<Incoming>) -> bool {

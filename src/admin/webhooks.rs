@@ -1,6 +1,7 @@
 //! Webhooks on the private listener: what could not be delivered, and how endpoints are doing.
 
 use std::fmt;
+use std::sync::Arc;
 
 use hyper::StatusCode;
 use percent_encoding::percent_decode_str;
@@ -9,6 +10,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use super::metrics::OTHER;
 use crate::http::{self, Reply};
 use crate::metrics::Counter;
 use crate::webhook::{Endpoint, Selection, Stats, Webhooks};
@@ -62,30 +64,59 @@ const COUNTERS: [EndpointCounter; 5] = [
     ("webhook_dead_events", "Webhook events given up", |stats| &stats.dead),
 ];
 
-/// The metrics of all endpoints, by app and by place in the app's list.
-pub(super) fn encode(webhooks: &Webhooks, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+/// The metrics of all endpoints, by app and by place in the app's list. `name` is what an app goes by:
+/// those that go by [`OTHER`] are summed, and have no latencies.
+pub(super) fn encode(
+    webhooks: &Webhooks,
+    name: impl Fn(&str) -> &str,
+    encoder: &mut DescriptorEncoder<'_>,
+) -> Result<(), fmt::Error> {
+    let (other, endpoints): (Vec<_>, Vec<_>) =
+        webhooks.endpoints().into_iter().partition(|endpoint| name(endpoint.app()) == OTHER);
+    let other = (!other.is_empty()).then_some(other);
     for (name, help, counter) in COUNTERS {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for endpoint in &webhooks.endpoints() {
+        for endpoint in &endpoints {
             let value = ConstCounter::new(counter(&endpoint.stats).get());
             value.encode(family.encode_family(&labels(endpoint))?)?;
         }
+        if let Some(other) = &other {
+            let sum = other.iter().map(|endpoint| counter(&endpoint.stats).get()).sum();
+            ConstCounter::<u64>::new(sum).encode(family.encode_family(&OTHERS)?)?;
+        }
     }
-    let help = "Webhook events that wait to be delivered";
-    let mut family = encoder.encode_descriptor("webhook_queue_events", help, None, MetricType::Gauge)?;
-    for endpoint in &webhooks.endpoints() {
-        ConstGauge::new(endpoint.unsent() as i64).encode(family.encode_family(&labels(endpoint))?)?;
-    }
-    let help = "Seconds from a webhook event to its delivery";
-    let mut family =
-        encoder.encode_descriptor("webhook_delivery_seconds", help, None, MetricType::Histogram)?;
-    for endpoint in &webhooks.endpoints() {
-        endpoint.stats.latency.encode(family.encode_family(&labels(endpoint))?)?;
-    }
+    encode_queues(&endpoints, other.as_deref(), encoder)?;
     let help = "Webhook events given up that can be sent again";
     let gauge = encoder.encode_descriptor("webhook_failed_kept_events", help, None, MetricType::Gauge)?;
     ConstGauge::new(webhooks.failed_len() as i64).encode(gauge)
 }
+
+/// What waits for endpoints, and how long it takes to them.
+fn encode_queues(
+    endpoints: &[Arc<Endpoint>],
+    other: Option<&[Arc<Endpoint>]>,
+    encoder: &mut DescriptorEncoder<'_>,
+) -> Result<(), fmt::Error> {
+    let help = "Webhook events that wait to be delivered";
+    let mut family = encoder.encode_descriptor("webhook_queue_events", help, None, MetricType::Gauge)?;
+    for endpoint in endpoints {
+        ConstGauge::new(endpoint.unsent() as i64).encode(family.encode_family(&labels(endpoint))?)?;
+    }
+    if let Some(other) = other {
+        let sum: usize = other.iter().map(|endpoint| endpoint.unsent()).sum();
+        ConstGauge::new(sum as i64).encode(family.encode_family(&OTHERS)?)?;
+    }
+    let help = "Seconds from a webhook event to its delivery";
+    let mut family =
+        encoder.encode_descriptor("webhook_delivery_seconds", help, None, MetricType::Histogram)?;
+    for endpoint in endpoints {
+        endpoint.stats.latency.encode(family.encode_family(&labels(endpoint))?)?;
+    }
+    Ok(())
+}
+
+/// The labels of all endpoints that have no samples of their own.
+const OTHERS: [(&str, &str); 2] = [("app", OTHER), ("endpoint", OTHER)];
 
 fn labels(endpoint: &Endpoint) -> [(&'static str, String); 2] {
     [("app", endpoint.app().to_owned()), ("endpoint", endpoint.index().unwrap_or_default().to_string())]

@@ -5,11 +5,11 @@ mod reload;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use self::listeners::Listeners;
 pub use self::reload::{Control, NotReloaded, Reloaded};
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, Scrapes};
 use crate::apps::Apps;
 use crate::certificates::Certificates;
 use crate::cluster::{Engine, Local, Redis, Site};
@@ -34,6 +34,7 @@ use crate::server::{self, Listener, Server};
 use crate::tasks::forever;
 use crate::transport::fallback::{self, Sessions};
 use crate::transport::{Framing, liveness};
+use crate::watchdog::Watchdog;
 use crate::webhook::Webhooks;
 
 /// How often cached events and kept replies are looked at whose time may be over.
@@ -50,7 +51,8 @@ pub struct Broker {
     webhooks: Arc<Webhooks>,
     certificates: Option<Arc<Certificates>>,
     listeners: Vec<Listener>,
-    admin_listener: TcpListener,
+    admin_listener: StdTcpListener,
+    watchdog: Arc<Watchdog>,
     public_addrs: Vec<SocketAddr>,
     admin_addr: SocketAddr,
     control: Arc<Control>,
@@ -70,7 +72,7 @@ impl Broker {
         let certificates = certificates(&config)?;
         let Listeners { public, admin: admin_listener } =
             Listeners::bind(&config, certificates.as_ref()).await?;
-        let listeners = public;
+        let (listeners, admin_listener) = (public, admin_listener.into_std()?);
         let public_addrs = listeners
             .iter()
             .filter_map(|listener| listener.local_addr().transpose())
@@ -79,8 +81,11 @@ impl Broker {
         let pusher = Arc::new(pusher(&config, engine(&config)?)?);
         let webhooks = Arc::new(webhooks(&config.webhooks, &pusher)?);
         let control = Arc::new(Control::new(config.clone(), &pusher, &webhooks, certificates.clone()));
+        let watchdog = Arc::<Watchdog>::default();
+        let admin = admin(&config, &pusher, &webhooks, certificates.clone(), &watchdog);
         Ok(Self {
-            admin: Arc::new(admin(&config, &pusher, &webhooks, certificates.clone())),
+            admin: Arc::new(admin),
+            watchdog,
             server: Arc::new(server(&config, pusher)),
             webhooks,
             certificates,
@@ -115,17 +120,25 @@ impl Broker {
         Arc::clone(&self.control)
     }
 
+    /// What knows whether the runtime that the broker runs on still runs its tasks. Any thread may ask.
+    pub fn watchdog(&self) -> Arc<Watchdog> {
+        Arc::clone(&self.watchdog)
+    }
+
     /// Serves until `stop` is ready, then drains within the configured grace.
     ///
     /// # Errors
-    /// When sockets or requests were still under way at the end of the grace.
+    /// When the system gives no thread for the private listener or the watchdog, or when sockets or requests were still under way at the end of the grace.
     pub async fn run(self, stop: impl Future<Output = ()>) -> io::Result<()> {
         let (stopping, stopped) = watch::channel(false);
         let (alive, ended) = mpsc::channel::<Infallible>(1);
         // Dropped, and so ended, when this function returns.
         let mut tasks = JoinSet::new();
-        tasks.spawn(admin::serve(self.admin, self.admin_listener));
-        work(&mut tasks, &self.server.pusher);
+        let private = admin::serve(self.admin, self.admin_listener).await?;
+        let watchdog = self.watchdog;
+        let _watching = watchdog.watch()?;
+        work(&mut tasks, &self.server.pusher, &watchdog);
+        tasks.spawn(forever("watchdog", move || Arc::clone(&watchdog).stamp()));
         tasks.spawn(Arc::clone(&self.webhooks).run());
         // Whoever is let in earlier finds nobody of other nodes. It is not waited for long: a node alone
         // is better than none.
@@ -145,7 +158,9 @@ impl Broker {
         let _ = timeout_at(deadline, self.server.pusher.hub.engine().leave()).await;
         // Only now is all told: sockets that end have something to tell.
         let webhook_events = self.webhooks.drain(deadline).await;
-        tell_end(clean, self.server.pusher.sockets.count(), webhook_events, deadline)
+        let ended = tell_end(clean, self.server.pusher.sockets.count(), webhook_events, deadline);
+        private.stop().await;
+        ended
     }
 }
 
@@ -168,13 +183,17 @@ fn leave_time(pusher: &Pusher, grace: Duration) -> Duration {
 }
 
 /// What is done besides serving.
-fn work(tasks: &mut JoinSet<()>, pusher: &Arc<Pusher>) {
+fn work(tasks: &mut JoinSet<()>, pusher: &Arc<Pusher>, watchdog: &Arc<Watchdog>) {
     let living = Arc::clone(pusher);
     tasks.spawn(forever("liveness", move || {
         let pusher = Arc::clone(&living);
         liveness::sweep(Arc::clone(&living.sockets), move || liveness::period(&pusher.apps))
     }));
-    tasks.spawn(forever("watchdog", || notify::watchdog(|| true)));
+    let healthy = Arc::clone(watchdog);
+    tasks.spawn(forever("signs of life", move || {
+        let watchdog = Arc::clone(&healthy);
+        notify::watchdog(move || watchdog.is_healthy())
+    }));
     let expiring = Arc::clone(pusher);
     tasks.spawn(forever("expiry", move || expire(Arc::clone(&expiring))));
     let hub = Arc::clone(&pusher.hub);
@@ -207,6 +226,7 @@ fn admin(
     pusher: &Pusher,
     webhooks: &Arc<Webhooks>,
     certificates: Option<Arc<Certificates>>,
+    watchdog: &Arc<Watchdog>,
 ) -> Admin {
     Admin {
         hub: Arc::clone(&pusher.hub),
@@ -216,6 +236,9 @@ fn admin(
         webhooks: Arc::clone(webhooks),
         certificates,
         metrics: Arc::clone(&pusher.metrics),
+        watchdog: Arc::clone(watchdog),
+        runtime: Handle::current(),
+        scrapes: Scrapes::default(),
         token: Some(&config.admin.token).filter(|token| !token.is_empty()).map(Secret::new),
     }
 }
@@ -251,6 +274,7 @@ fn pusher(config: &Config, engine: Arc<dyn Engine>) -> io::Result<Pusher> {
         sockets: Arc::default(),
         quotas: rest::Quotas::default(),
         idempotency: Arc::new(Idempotency::new(config.server.queue_timeout)),
+        request_ids: rest::RequestIds::begin().map_err(io::Error::other)?,
         metrics,
         settings: pusher::Settings {
             max_mailbox_bytes: config.server.max_mailbox_bytes,

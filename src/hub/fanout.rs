@@ -191,9 +191,8 @@ impl Segment {
             (to < end).then_some(to)
         };
         shared.metrics.deliveries.add(chunk.len() * round.batch.len());
-        for seat in chunk.drain(..) {
-            round.give(&self.channel, &seat, &shared.formats);
-        }
+        let given = chunk.drain(..).map(|seat| round.give(&self.channel, &seat, &shared.formats));
+        shared.metrics.delivered_bytes.add(given.sum());
         round.chunk = chunk;
         next
     }
@@ -329,15 +328,16 @@ impl Round {
         Self { batch, excepts, joined: Default::default(), chunk: Vec::new() }
     }
 
-    /// Gives a subscriber what of the round is meant for it.
-    fn give(&mut self, channel: &ChannelName, seat: &Seat, formats: &Formats) {
+    /// Gives a subscriber what of the round is meant for it. Returns the bytes of that.
+    fn give(&mut self, channel: &ChannelName, seat: &Seat, formats: &Formats) -> usize {
         let Subscriber { mailbox, format } = &seat.subscriber;
         let throughout = self.batch.first().is_some_and(|first| seat.since <= first.position)
             && self.batch.last().is_some_and(|last| last.position <= seat.until);
         let excepted = !self.excepts.is_empty() && self.excepts.contains(&mailbox.socket());
         if throughout && !excepted {
-            mailbox.deliver(channel, seat.id, self.joined(*format, formats));
-            return;
+            let frames = self.joined(*format, formats);
+            mailbox.deliver(channel, seat.id, frames);
+            return frames.len();
         }
         let socket = mailbox.socket();
         let mine = |queued: &&Queued| {
@@ -348,6 +348,7 @@ impl Round {
         if !frames.is_empty() {
             mailbox.deliver(channel, seat.id, &frames);
         }
+        frames.len()
     }
 
     fn joined(&mut self, format: FormatId, formats: &Formats) -> &Bytes {

@@ -11,10 +11,12 @@ mod info;
 mod once;
 mod publication;
 mod quota;
+mod request_id;
 mod terminate;
 mod users;
 
 pub use self::quota::Quotas;
+pub use self::request_id::RequestIds;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -30,6 +32,7 @@ use super::query::{Plus, Query, decode};
 use super::{Pusher, json};
 use crate::http::{self, BodyError, Reply};
 use crate::hub::AppHub;
+use crate::metrics::{ApiEndpoint, Unproven};
 use crate::model::app::App;
 
 /// What an endpoint works with: a request that has passed the guard.
@@ -62,6 +65,15 @@ impl Refusal {
     fn bad_request(text: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, text)
     }
+
+    fn reply(&self) -> Reply {
+        let reply = http::text(self.status, &self.text);
+        let reply = match self.retry_after {
+            Some(seconds) => http::retry_after(reply, seconds),
+            None => reply,
+        };
+        if self.hang_up { http::last(reply) } else { reply }
+    }
 }
 
 impl From<BodyError> for Refusal {
@@ -75,29 +87,46 @@ impl From<BodyError> for Refusal {
     }
 }
 
-/// Answers a request for `/apps/…`, or for `/users/…` as some libraries ask it. `path` is the path without the configured prefix, still
-/// encoded.
+/// Answers a request for `/apps/…`, or for `/users/…` as some libraries ask it. `path` is the path without
+/// the configured prefix, still encoded.
 pub async fn answer(pusher: &Pusher, request: Request<Incoming>, path: &str) -> Reply {
-    match route(pusher, request, path).await {
+    let endpoint = endpoint(request.method(), path);
+    let id = pusher.request_ids.of(request.headers());
+    let mut reply = match route(pusher, request, path).await {
         Ok(reply) => {
-            pusher.metrics.api_accepted.add(1);
+            tracing::debug!(?id, path, status = reply.status().as_u16(), "API request");
             reply
         }
         Err(refusal) => {
-            pusher.metrics.api_refused.add(1);
-            tracing::debug!(
-                path,
-                status = refusal.status.as_u16(),
-                text = refusal.text,
-                "API request refused"
-            );
-            let reply = http::text(refusal.status, &refusal.text);
-            let reply = match refusal.retry_after {
-                Some(seconds) => http::retry_after(reply, seconds),
-                None => reply,
-            };
-            if refusal.hang_up { http::last(reply) } else { reply }
+            if refusal.status == StatusCode::UNAUTHORIZED {
+                pusher.metrics.not_believed(Unproven::ApiRequest);
+            }
+            let (status, text) = (refusal.status.as_u16(), &refusal.text);
+            tracing::debug!(?id, path, status, text, "API request refused");
+            refusal.reply()
         }
+    };
+    pusher.metrics.api_requests.answered(endpoint, reply.status().as_u16());
+    reply.headers_mut().insert(request_id::HEADER, id);
+    reply
+}
+
+/// What a request asks, for metrics. It may still be refused for anything.
+fn endpoint(method: &Method, path: &str) -> ApiEndpoint {
+    let mut segments = segments_of(path);
+    let segments = [(); 4].map(|()| segments.next());
+    match (method, segments) {
+        (&Method::POST, [Some("events"), None, ..]) => ApiEndpoint::Events,
+        (&Method::POST, [Some("batch_events"), None, ..]) => ApiEndpoint::BatchEvents,
+        (&Method::GET, [Some("channels"), None, ..]) => ApiEndpoint::Channels,
+        (&Method::GET, [Some("channels"), Some(_), None, _]) => ApiEndpoint::Channel,
+        (&Method::GET, [Some("channels"), Some(_), Some("users"), None]) => ApiEndpoint::ChannelUsers,
+        (&Method::GET, [Some("channels"), Some(_), Some("stats"), None]) => ApiEndpoint::ChannelStats,
+        (&Method::POST, [Some("channels"), Some(_), Some("events"), None]) => ApiEndpoint::ChannelEvents,
+        (&Method::POST, [Some("users"), Some(_), Some("terminate_connections"), None]) => {
+            ApiEndpoint::TerminateConnections
+        }
+        _ => ApiEndpoint::Unknown,
     }
 }
 
@@ -117,13 +146,13 @@ async fn route(pusher: &Pusher, request: Request<Incoming>, path: &str) -> Resul
     };
     let body = http::read_body(body, app.limits.max_request_bytes(), timeout).await?;
     guard::check_body(&signed, &body)?;
+    pusher.metrics.api_bytes.add(body.len());
 
-    let segments = segments_of(path);
     let call =
         Call { app: &app, hub: pusher.hub.app(&app.id), query, pusher, published: AtomicBool::new(false) };
     // What is not UTF-8 stays as it is, and so names nothing that there is.
     let decoded = |segment| decode(segment, Plus::Literal).unwrap_or(Cow::Borrowed(segment));
-    let rest: Vec<_> = segments.map(decoded).collect();
+    let rest: Vec<_> = segments_of(path).map(decoded).collect();
     let rest: Vec<&str> = rest.iter().map(AsRef::as_ref).collect();
     match (&parts.method, rest.as_slice()) {
         (&Method::POST, ["events"]) => once::publish(&call, &parts.headers, Endpoint::Events, body).await,

@@ -8,6 +8,7 @@ use super::super::{frame, json};
 use super::PusherSession;
 use crate::hub::{NotSubscribed, Snapshot, Terms};
 use crate::mailbox::Mailbox;
+use crate::metrics::Unproven;
 use crate::model::channel::{Access, ChannelName};
 use crate::model::close::CloseReason;
 use crate::model::member::Member;
@@ -93,6 +94,9 @@ impl PusherSession {
         let Err(refused) = self.try_subscribe(request) else { return true };
         let is_due = !self.mailbox.owes_answers();
         if is_due {
+            if matches!(refused, Refused::Auth(_) | Refused::NotThatUser(_)) {
+                self.pusher.metrics.not_believed(Unproven::Subscribe);
+            }
             self.refuser().tell(&request.channel, &refused);
         }
         is_due

@@ -18,8 +18,12 @@ use crate::mailbox::Mailbox;
 use crate::model::channel::ChannelName;
 use crate::model::close::CloseReason;
 use crate::model::rate::TokenBucket;
+use crate::repeats::Repeats;
 use crate::sockets::Place;
 use crate::transport::{Framing, Session};
+
+/// A whole crowd may be slow at once.
+static SLOW_CONSUMERS: Repeats = Repeats::new();
 
 /// The protocol's end of an admitted socket.
 pub(super) struct PusherSession {
@@ -89,6 +93,27 @@ impl PusherSession {
         authorized
     }
 
+    /// Says whether that is done; the message comes again otherwise.
+    fn carry_out(&mut self, message: &str) -> bool {
+        let command = Command::decode(message);
+        // Subscribes may wait together; everything else finds them answered.
+        if let Ok(Command::Subscribe(request)) = &command {
+            return self.subscribe(request);
+        }
+        if self.mailbox.owes_answers() {
+            return false;
+        }
+        match command {
+            Ok(Command::Ping) => self.mailbox.push(&frame::pong(self.framing())),
+            Ok(Command::Pong | Command::Subscribe(_)) => {}
+            Ok(Command::SignIn(request)) => return self.sign_in(&request),
+            Ok(Command::Unsubscribe { channel }) => self.unsubscribe(&channel),
+            Ok(Command::Publish { name, channel, data }) => self.publish(&name, &channel, data),
+            Err(malformed) => self.refuse(&malformed.to_string()),
+        }
+        true
+    }
+
     fn close_code(&self, reason: CloseReason) -> (u16, &'static str) {
         if self.established { error::close(reason) } else { error::refusal(reason) }
     }
@@ -110,23 +135,11 @@ impl Session for PusherSession {
     }
 
     fn text(&mut self, message: &str) -> bool {
-        let command = Command::decode(message);
-        // Subscribes may wait together; everything else finds them answered.
-        if let Ok(Command::Subscribe(request)) = &command {
-            return self.subscribe(request);
+        let is_done = self.carry_out(message);
+        if is_done {
+            self.pusher.metrics.client_bytes.add(message.len());
         }
-        if self.mailbox.owes_answers() {
-            return false;
-        }
-        match command {
-            Ok(Command::Ping) => self.mailbox.push(&frame::pong(self.framing())),
-            Ok(Command::Pong | Command::Subscribe(_)) => {}
-            Ok(Command::SignIn(request)) => return self.sign_in(&request),
-            Ok(Command::Unsubscribe { channel }) => self.unsubscribe(&channel),
-            Ok(Command::Publish { name, channel, data }) => self.publish(&name, &channel, data),
-            Err(malformed) => self.refuse(&malformed.to_string()),
-        }
-        true
+        is_done
     }
 
     fn binary(&mut self) -> bool {
@@ -146,11 +159,12 @@ impl Session for PusherSession {
             self.mailbox.push_farewell(frame::error(self.framing(), Some(code), text));
         }
         let (socket, app) = (self.mailbox.socket(), self.app.id());
-        match reason {
-            CloseReason::SlowConsumer => {
-                tracing::warn!(%socket, %app, reason = reason.name(), "socket closed: it does not read fast enough");
-            }
-            _ => tracing::debug!(%socket, %app, reason = reason.name(), "socket closed"),
+        if reason == CloseReason::SlowConsumer
+            && let Some(left_out) = SLOW_CONSUMERS.due()
+        {
+            tracing::warn!(%socket, %app, left_out, "socket closed: it does not read fast enough");
+        } else {
+            tracing::debug!(%socket, %app, reason = reason.name(), "socket closed");
         }
     }
 

@@ -11,6 +11,7 @@ use super::super::user::{self, InvalidUser, MAX_WATCHED, User, Watchlist};
 use super::super::{frame, json};
 use super::PusherSession;
 use crate::hub::{AppHub, NotSubscribed, SignIn, Snapshot, Subscriber, Subscription, Terms, Watch};
+use crate::metrics::Unproven;
 use crate::model::channel::ChannelName;
 use crate::model::member::UserId;
 
@@ -70,6 +71,9 @@ impl PusherSession {
         let (user, watchlist) = match self.verify_user(request) {
             Ok(verified) => verified,
             Err(refused) => {
+                if matches!(refused, Refused::Auth(_)) {
+                    self.pusher.metrics.not_believed(Unproven::SignIn);
+                }
                 self.refuse(&refused.to_string());
                 return true;
             }
