@@ -3,8 +3,6 @@
 
 mod common;
 
-use std::collections::BTreeSet;
-
 use common::{Broker, Reply, Signed, boot, settings};
 use serde_json::json;
 
@@ -13,25 +11,18 @@ async fn asked(broker: &Broker, id: Option<&str>) -> Reply {
     broker.api().send(&request.header("X-Request-Id", id)).await
 }
 
-fn is_new(id: &str) -> bool {
-    id.len() == 16 && id.bytes().all(|c| c.is_ascii_hexdigit() && !c.is_ascii_uppercase())
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reply_has_the_id_of_its_request_or_a_new_one() {
+async fn a_reply_has_the_id_of_its_request_if_that_is_a_sane_one() {
     let broker = boot(settings()).await;
     for id in ["a", "8e03978e-40d5-43dd-bc93-6894a57f9324", &"~".repeat(64)] {
         let reply = asked(&broker, Some(id)).await;
         reply.expect_ok();
         assert_eq!(reply.header("x-request-id"), Some(id));
     }
-    let mut seen = BTreeSet::new();
-    for id in [None, None, Some("a b"), Some("ä"), Some(""), Some(&*"x".repeat(65))] {
+    for id in [None, Some("a b"), Some("ä"), Some(""), Some(&*"x".repeat(65))] {
         let reply = asked(&broker, id).await;
         reply.expect_ok();
-        let given = reply.header("x-request-id").expect("an id").to_owned();
-        assert!(is_new(&given), "{given} for {id:?}");
-        assert!(seen.insert(given));
+        assert_eq!(reply.header("x-request-id"), None, "{id:?}");
     }
 }
 

@@ -274,7 +274,6 @@ fn pusher(config: &Config, engine: Arc<dyn Engine>) -> io::Result<Pusher> {
         sockets: Arc::default(),
         quotas: rest::Quotas::default(),
         idempotency: Arc::new(Idempotency::new(config.server.queue_timeout)),
-        request_ids: rest::RequestIds::begin().map_err(io::Error::other)?,
         metrics,
         settings: pusher::Settings {
             max_mailbox_bytes: config.server.max_mailbox_bytes,

@@ -52,8 +52,6 @@ pub struct Pusher {
     pub quotas: rest::Quotas,
     /// Requests that are not carried out twice.
     pub idempotency: Arc<Idempotency>,
-    /// What requests without a name of their own go by.
-    pub request_ids: rest::RequestIds,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Bounds and switches.

@@ -16,7 +16,6 @@ mod terminate;
 mod users;
 
 pub use self::quota::Quotas;
-pub use self::request_id::RequestIds;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -91,10 +90,11 @@ impl From<BodyError> for Refusal {
 /// the configured prefix, still encoded.
 pub async fn answer(pusher: &Pusher, request: Request<Incoming>, path: &str) -> Reply {
     let endpoint = endpoint(request.method(), path);
-    let id = pusher.request_ids.of(request.headers());
+    let id = request_id::of(request.headers());
+    let shown = id.as_ref().and_then(|id| id.to_str().ok());
     let mut reply = match route(pusher, request, path).await {
         Ok(reply) => {
-            tracing::debug!(?id, path, status = reply.status().as_u16(), "API request");
+            tracing::debug!(id = shown, path, status = reply.status().as_u16(), "API request");
             reply
         }
         Err(refusal) => {
@@ -102,12 +102,14 @@ pub async fn answer(pusher: &Pusher, request: Request<Incoming>, path: &str) -> 
                 pusher.metrics.not_believed(Unproven::ApiRequest);
             }
             let (status, text) = (refusal.status.as_u16(), &refusal.text);
-            tracing::debug!(?id, path, status, text, "API request refused");
+            tracing::debug!(id = shown, path, status, text, "API request refused");
             refusal.reply()
         }
     };
     pusher.metrics.api_requests.answered(endpoint, reply.status().as_u16());
-    reply.headers_mut().insert(request_id::HEADER, id);
+    if let Some(id) = id {
+        reply.headers_mut().insert(request_id::HEADER, id);
+    }
     reply
 }
 
