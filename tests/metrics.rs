@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::users::user as user_data;
-use common::{Broker, Client, Dice, Http, Metrics, Reply, boot, settings};
+use common::{Broker, Client, Dice, Http, Metrics, OTHER, Reply, boot, settings};
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -248,4 +248,27 @@ async fn who_is_not_believed_is_counted_by_what_was_wanted() {
     }
     assert_eq!(metrics.get("fanfare_api_refused_requests_total"), 3.0);
     assert!(metrics.get("fanfare_client_received_bytes_total") > 0.0);
+}
+
+/// Where there are more apps than have samples of their own, the rest is one; so is an app of that name.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_is_called_other_is_counted_with_the_others() {
+    let hooks = settings().hook("http://127.0.0.1:9/a").hook("http://127.0.0.1:9/b");
+    let broker = boot(hooks.app("id", "other").neighbours_hook("http://127.0.0.1:9/")).await;
+    let _client = broker.connect().await;
+    let _neighbour = broker.neighbour().await;
+    let metrics = broker.metrics().await;
+    for app in ["other", OTHER.id] {
+        assert_eq!(metrics.get(&format!("fanfare_connections{{app=\"{app}\"}}")), 1.0, "{metrics:?}");
+    }
+    let endpoints = |metric: &str| {
+        let of_it = metrics.0.keys().filter_map(|sample| sample.strip_prefix(metric));
+        of_it.filter(|labels| labels.starts_with('{')).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let neighbours = format!("{{app=\"{}\",endpoint=\"0\"}}", OTHER.id);
+    let mut all = vec![neighbours.clone(), "{app=\"other\",endpoint=\"other\"}".to_owned()];
+    all.sort();
+    assert_eq!(endpoints("fanfare_webhook_queue_events"), all);
+    assert_eq!(endpoints("fanfare_webhook_sent_events_total"), all);
+    assert_eq!(endpoints("fanfare_webhook_delivery_seconds_count"), [neighbours]);
 }

@@ -40,7 +40,11 @@ fn healthz_fails_while_all_workers_are_blocked_and_no_longer() {
     let serving = Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build().unwrap();
     let asking = Builder::new_current_thread().enable_all().build().unwrap();
     let broker = serving.block_on(boot(settings()));
-    asking.block_on(async { assert_eq!(health(&broker).await.status, 200) });
+    asking.block_on(async {
+        assert_eq!(health(&broker).await.status, 200);
+        let stamps = async || broker.metric("fanfare_runtime_delay_seconds_count").await;
+        eventually_within(PATIENCE, "a stamp", async || stamps().await >= 1.0).await;
+    });
     let blocks = block(&serving);
     asking.block_on(async {
         eventually_within(PATIENCE, "a failing check", async || health(&broker).await.status != 200).await;

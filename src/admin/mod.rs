@@ -24,6 +24,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{self, Handle};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 pub use self::metrics::Scrapes;
 
@@ -40,6 +41,8 @@ use crate::watchdog::Watchdog;
 use crate::webhook::Webhooks;
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the stop waits for a reply that is being made.
+const LAST_REPLY: Duration = Duration::from_secs(1);
 const MAX_HTTP_BUFFER: usize = 16 * 1024;
 
 /// What the private listener tells.
@@ -75,10 +78,10 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Ends it, and waits until nobody can reach it any more.
+    /// Ends it, and waits until nobody can reach it any more, but not for long.
     pub async fn stop(self) {
         drop(self.stop);
-        let _ = self.ended.await;
+        let _ = timeout(LAST_REPLY, self.ended).await;
     }
 }
 
