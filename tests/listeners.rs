@@ -96,14 +96,18 @@ async fn who_reads_too_slowly_by_a_unix_socket_is_closed_as_by_any() {
 #[tokio::test(flavor = "multi_thread")]
 async fn forwarded_headers_by_a_unix_socket_are_believed_if_unix_is_trusted() {
     let https = [("X-Forwarded-Proto", "https")];
-    for (trusted, unix_is, tcp_is) in [
+    for (round, (trusted, unix_is, tcp_is)) in [
         (&[][..], false, false),
         // An address that nobody has is in these; a Unix socket is not.
         (&["0.0.0.0/0", "::/0"], false, true),
         (&["unix"], true, false),
         (&["127.0.0.1", "unix"], true, true),
-    ] {
-        let folder = Folder::new("unix-trust");
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // The broker of the round before may still be about to remove its file.
+        let folder = Folder::new(&format!("unix-trust-{round}"));
         let settings = with_unix(&folder).server("trusted_proxies", trusted.to_vec());
         let broker = boot(settings.feature("force_tls", true)).await;
         for (address, is_trusted) in [(relay(folder.file("x.sock")).await, unix_is), (broker.address, tcp_is)]

@@ -6,6 +6,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use common::certificates::{Authority, Folder};
 use common::redis::Redis;
 use common::{APP, Api, Metrics, Program, http, settings};
 use serde_json::Value;
@@ -36,7 +37,12 @@ fn texts_under<'a>(key: &str, value: &'a Value, found: &mut Vec<&'a str>) {
 /// Of a node that has everything that is measured.
 async fn names() -> BTreeSet<String> {
     let redis = Redis::start().await;
+    let (folder, authority) = (Folder::new("monitored-tls"), Authority::new());
+    folder.hold(&authority.issue_number(1));
+    let files = ["cert", "key"].map(|name| (name.to_owned(), folder.file(&format!("{name}.pem")).into()));
     let settings = settings().cluster("engine", "redis").cluster("url", redis.url());
+    let settings = settings.server("listen", vec!["127.0.0.1:0", "tls://127.0.0.1:0"]);
+    let settings = settings.server("tls", toml::Table::from_iter(files));
     let program = Program::start("monitored", &settings.hook("http://127.0.0.1:9/"), "").await;
     Api::new(program.address, APP).publish("a", "b", "c").await;
     let metrics = Metrics::of(&http::ask(program.admin, "GET", "/metrics").await);
