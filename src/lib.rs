@@ -10,7 +10,7 @@
 //! * [`webhook`] — what the hub reports, told to the apps' own servers
 //! * [`admin`] — the private listener: health and metrics
 //!
-//! Below them the leaves, which all may use: [`apps`], [`accept`], [`activation`], [`certificates`], [`notify`],
+//! Below them the leaves, which all may use: [`apps`], [`accept`], [`activation`], [`addresses`], [`certificates`], [`notify`],
 //! [`sockets`], [`tasks`], [`mailbox`], [`http`], [`idempotency`], [`metrics`], [`repeats`], [`watchdog`]; and at the
 //! bottom [`model`], the shared nouns. Imports go downwards only;
 //! `scripts/check-imports` knows the directions.
@@ -20,6 +20,7 @@
 
 pub mod accept;
 pub mod activation;
+pub mod addresses;
 pub mod admin;
 pub mod apps;
 pub mod certificates;

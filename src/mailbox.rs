@@ -1,7 +1,11 @@
 //! The bounded way out to one peer. Publishers write through it; they never wait for a reader.
 
+mod backlogs;
+mod wire;
+
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -9,6 +13,10 @@ use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
+pub use self::backlogs::Backlogs;
+pub use self::wire::Wire;
+
+use self::backlogs::Backlog;
 use crate::model::channel::ChannelName;
 use crate::model::close::CloseReason;
 use crate::model::socket::SocketId;
@@ -42,10 +50,9 @@ pub struct Mailbox {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
     queue: VecDeque<Bytes>,
-    queued: usize,
+    backlog: Backlog,
     /// Some bytes of the first buffer are on the wire, so the rest must follow.
     front_begun: bool,
     closing: Option<CloseReason>,
@@ -65,12 +72,13 @@ struct Owed {
 
 impl Mailbox {
     /// A mailbox that queues at most `limit` bytes, in front of `stream` or of a connection that
-    /// only its own task can write to.
+    /// only its own task can write to. What it queues is among `all` that is queued.
     pub fn new(
         socket: SocketId,
         transport: Transport,
         stream: Option<TcpStream>,
         limit: usize,
+        all: Arc<Backlogs>,
         now_ms: u64,
     ) -> Self {
         Self {
@@ -81,7 +89,7 @@ impl Mailbox {
             limit,
             heard_ms: AtomicU64::new(now_ms),
             pinged_ms: AtomicU64::new(0),
-            state: Mutex::default(),
+            state: Mutex::new(State::new(all)),
         }
     }
 
@@ -191,20 +199,21 @@ impl Mailbox {
 
     /// Bytes that wait for the peer.
     pub fn queued(&self) -> usize {
-        self.state.lock().queued
+        self.state.lock().backlog.bytes()
     }
 
     /// The last frame of all, for a mailbox that is closing and takes no others.
     pub fn push_farewell(&self, frame: Bytes) {
         let mut state = self.state.lock();
-        state.queued += cost(&frame);
+        let queued = state.backlog.bytes() + cost(&frame);
+        state.backlog.set(queued);
         state.queue.push_back(frame);
     }
 
     /// Takes the backlog of a mailbox that no task writes out.
     pub fn take_backlog(&self) -> Vec<u8> {
         let mut state = self.state.lock();
-        state.queued = 0;
+        state.backlog.set(0);
         Vec::from(std::mem::take(&mut state.queue)).concat()
     }
 
@@ -269,30 +278,6 @@ impl Mailbox {
     }
 }
 
-/// The connection, as its own task has it.
-pub trait Wire: Send + 'static {
-    /// Reads what has come; 0 is the end.
-    ///
-    /// # Errors
-    /// Those of the connection.
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>>;
-
-    /// Writes some of these buffers.
-    ///
-    /// # Errors
-    /// Those of the connection.
-    fn poll_write(&mut self, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
-
-    /// Waits until what was written is with the kernel.
-    ///
-    /// # Errors
-    /// Those of the connection.
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-
-    /// Tells the peer that nothing more will come.
-    fn poll_shut_down(&mut self, cx: &mut Context<'_>) -> Poll<()>;
-}
-
 /// What a peer's silence means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Silence {
@@ -312,6 +297,11 @@ fn cost(buffer: &Bytes) -> usize {
 }
 
 impl State {
+    fn new(all: Arc<Backlogs>) -> Self {
+        let (queue, backlog, owed) = (VecDeque::new(), Backlog::new(all), Vec::new());
+        Self { queue, backlog, front_begun: false, closing: None, task: None, moved: false, owed }
+    }
+
     fn poll_write(&mut self, cx: &mut Context<'_>, wire: &mut impl Wire) -> Poll<io::Result<()>> {
         while !self.queue.is_empty() {
             let mut slices = [IoSlice::new(&[]); WRITE_AT_ONCE];
@@ -324,14 +314,15 @@ impl State {
 
     fn queue_rest(&mut self, rest: Bytes, begun: bool, limit: usize) {
         // One buffer always fits: a list of members may be longer than the whole limit.
-        if self.queued > 0 && self.queued + cost(&rest) > limit {
+        let (queued, more) = (self.backlog.bytes(), cost(&rest));
+        if queued > 0 && (queued + more > limit || self.backlog.is_excessive(more)) {
             self.drop_backlog();
             self.close(CloseReason::SlowConsumer);
             return;
         }
         let was_empty = self.queue.is_empty();
         self.front_begun |= was_empty && begun;
-        self.queued += cost(&rest);
+        self.backlog.set(queued + more);
         self.queue.push_back(rest);
         if was_empty {
             self.wake();
@@ -342,11 +333,11 @@ impl State {
     fn drop_backlog(&mut self) {
         self.queue.truncate(usize::from(self.front_begun));
         self.queue.shrink_to_fit();
-        self.queued = self.queue.front().map_or(0, cost);
+        self.backlog.set(self.queue.front().map_or(0, cost));
     }
 
     fn written(&mut self, mut n: usize) {
-        self.queued -= n;
+        let mut queued = self.backlog.bytes() - n;
         self.moved |= n > 0;
         self.front_begun |= n > 0;
         while let Some(front) = self.queue.front_mut() {
@@ -355,10 +346,11 @@ impl State {
                 break;
             }
             n -= front.len();
-            self.queued -= BUFFER_OVERHEAD;
+            queued -= BUFFER_OVERHEAD;
             self.queue.pop_front();
             self.front_begun = n > 0;
         }
+        self.backlog.set(queued);
         if self.queue.is_empty() {
             self.front_begun = false;
             self.queue = VecDeque::new();

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub use self::api::{ApiEndpoint, ApiRequests};
 
 use crate::model::close::CloseReason;
+use crate::model::turned_away::TurnedAway;
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -75,6 +76,7 @@ pub struct Metrics {
     pub reloads_refused: Counter,
     closes: [Counter; CloseReason::ALL.len()],
     unproven: [Counter; Unproven::ALL.len()],
+    turned_away: [Counter; TurnedAway::ALL.len()],
 }
 
 impl Metrics {
@@ -96,5 +98,15 @@ impl Metrics {
     /// How many were not believed.
     pub fn unproven(&self, who: Unproven) -> u64 {
         self.unproven[who as usize].get()
+    }
+
+    /// Counts somebody who was turned away.
+    pub fn turned_away(&self, reason: TurnedAway) {
+        self.turned_away[reason as usize].add(1);
+    }
+
+    /// How many were turned away for `reason`.
+    pub fn times_turned_away(&self, reason: TurnedAway) -> u64 {
+        self.turned_away[reason as usize].get()
     }
 }

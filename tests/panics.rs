@@ -12,7 +12,7 @@ use std::sync::Arc;
 use common::{Client, Heard, eventually};
 use fanfare::apps::LiveApp;
 use fanfare::config::Config;
-use fanfare::mailbox::Mailbox;
+use fanfare::mailbox::{Backlogs, Mailbox};
 use fanfare::model::close::CloseReason;
 use fanfare::model::transport::Transport;
 use fanfare::sockets::{Place, Sockets};
@@ -47,6 +47,8 @@ impl Session for Fragile {
         true
     }
 
+    fn control(&mut self) {}
+
     fn closed(&mut self, _: CloseReason) {}
 
     fn farewell(&self, _: CloseReason) -> (u16, Cow<'_, str>) {
@@ -56,7 +58,14 @@ impl Session for Fragile {
 
 fn open(sockets: &Sockets, app: &Arc<LiveApp>, stream: Option<TcpStream>) -> Opened<Fragile> {
     let place = sockets.reserve(app).unwrap();
-    let mailbox = Arc::new(Mailbox::new(place.id(), Transport::WebSocket, stream, MAX, sockets.now_ms()));
+    let mailbox = Arc::new(Mailbox::new(
+        place.id(),
+        Transport::WebSocket,
+        stream,
+        MAX,
+        Arc::new(Backlogs::new(0)),
+        sockets.now_ms(),
+    ));
     sockets.take(&place, Arc::clone(&mailbox));
     let session = Fragile { mailbox: Arc::clone(&mailbox), _place: place };
     Opened { mailbox, session, max_message: MAX }
@@ -74,7 +83,7 @@ async fn serve(sockets: Arc<Sockets>) -> SocketAddr {
                 let (sockets, app) = (Arc::clone(&sockets), Arc::clone(&app));
                 let table = Arc::clone(&sockets);
                 let open = move |stream| open(&table, &app, stream);
-                async move { Ok::<_, Infallible>(websocket::upgrade(request, "", sockets, (), open)) }
+                async move { Ok::<_, Infallible>(websocket::upgrade(request, "", sockets, ((), ()), open)) }
             });
             let http = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
             tokio::spawn(http.with_upgrades());

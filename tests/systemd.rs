@@ -180,14 +180,17 @@ fn bound() -> TcpListener {
 async fn handed_sockets_are_served_and_stay_open_between_two_servers() {
     let (folder, public, admin) = (Folder::new("handed"), bound(), bound());
     let [there, private] = [&public, &admin].map(|socket| socket.local_addr().expect("an address"));
-    let mut waiting = None;
+    let mut waiting: Option<TcpStream> = None;
     for names in ["public:admin", "admin:public"] {
         let sockets = if names.starts_with("public") { [&public, &admin] } else { [&admin, &public] };
         let mut command = tokio::process::Command::from(handed(&folder, &settings(), names, "$$", sockets));
         let program = command.kill_on_drop(true).spawn().expect("it starts");
         let mut client = match waiting.take() {
             None => Client::open(there, HOME, &[]).await.expect("an upgrade"),
-            Some(stream) => Client::over(stream, HOME).await,
+            Some(stream) => {
+                let address = stream.peer_addr().expect("an address");
+                Client::over(stream, address, HOME, &[]).await.expect("the upgrade is completed")
+            }
         };
         client.expect_established().await;
         assert_eq!(http::ask(private, "GET", "/readyz").await.status, 200);

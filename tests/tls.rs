@@ -88,6 +88,17 @@ async fn events_arrive_in_order_and_large_ones_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_header_may_stand_before_tls() {
+    let certificate = Certificate::new("proxied");
+    let proxied = certificate.settings().server("trusted_proxies", vec!["127.0.0.1"]);
+    let broker = boot(proxied.server("proxy_protocol", true)).await;
+    let mut tcp = TcpStream::connect(broker.addresses[1]).await.expect("a connection");
+    tcp.write_all(b"PROXY TCP4 198.51.100.1 127.0.0.1 5000 443\r\n").await.expect("sent");
+    let mut socket = tls::connect_over(&certificate.connector, tcp).await;
+    assert_eq!(next(&mut socket).await["event"], "pusher:connection_established");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_speaks_no_tls_is_let_go_and_harms_nobody() {
     let certificate = Certificate::new("plain");
     let broker = boot(certificate.settings().server("header_timeout", "300ms")).await;

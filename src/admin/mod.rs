@@ -29,11 +29,13 @@ use tokio::time::timeout;
 pub use self::metrics::Scrapes;
 
 use crate::accept;
+use crate::addresses::Addresses;
 use crate::certificates::Certificates;
 use crate::cluster::Engine;
 use crate::http::{self, Reply};
 use crate::hub::Hub;
 use crate::idempotency::Idempotency;
+use crate::mailbox::Backlogs;
 use crate::metrics::Metrics;
 use crate::model::secret::Secret;
 use crate::sockets::Sockets;
@@ -53,6 +55,10 @@ pub struct Admin {
     pub sockets: Arc<Sockets>,
     /// Requests that are not carried out twice.
     pub idempotency: Arc<Idempotency>,
+    /// Who has how many connections.
+    pub addresses: Arc<Addresses>,
+    /// What waits for all sockets together.
+    pub backlogs: Arc<Backlogs>,
     /// What joins this node to others.
     pub engine: Arc<dyn Engine>,
     /// Webhooks.

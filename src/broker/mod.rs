@@ -5,10 +5,11 @@ mod reload;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdTcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::{IpNet, Ipv4Net};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -17,13 +18,15 @@ use tokio::time::{Instant, timeout, timeout_at};
 use self::listeners::Listeners;
 pub use self::reload::{Control, NotReloaded, Reloaded};
 
+use crate::addresses::{self, Addresses};
 use crate::admin::{self, Admin, Scrapes};
 use crate::apps::Apps;
 use crate::certificates::Certificates;
 use crate::cluster::{Engine, Local, Redis, Site};
-use crate::config::{Config, Listen};
+use crate::config::{self, Config, Listen};
 use crate::hub::{self, Format, FormatId, Hub};
 use crate::idempotency::Idempotency;
+use crate::mailbox::Backlogs;
 use crate::metrics::Metrics;
 use crate::model::cluster::{EngineKind, OnEngineLoss};
 use crate::model::secret::Secret;
@@ -37,8 +40,10 @@ use crate::transport::{Framing, liveness};
 use crate::watchdog::Watchdog;
 use crate::webhook::Webhooks;
 
-/// How often cached events and kept replies are looked at whose time may be over.
+/// How often cached events, kept replies and addresses are looked at whose time may be over.
 const EXPIRY_SWEEP: Duration = Duration::from_secs(1);
+/// The address that programs of this machine count by, who come by a Unix socket.
+const UNIX_PEERS: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 32));
 /// How long telling the other nodes that this one leaves may take, at most.
 const LEAVE: Duration = Duration::from_secs(2);
 /// The place of the first [`PusherFormat`] among the hub's wire forms.
@@ -210,6 +215,7 @@ fn server(config: &Config, pusher: Arc<Pusher>) -> Server {
         path_prefix: config.server.path_prefix.clone(),
         trusted_proxies: config.server.trusted_proxies.clone(),
         trusts_unix: config.server.trusts_unix,
+        proxy_protocol: config.server.proxy_protocol,
         header_timeout: config.server.header_timeout,
     };
     let fallback = fallback::Settings {
@@ -232,6 +238,8 @@ fn admin(
         hub: Arc::clone(&pusher.hub),
         sockets: Arc::clone(&pusher.sockets),
         idempotency: Arc::clone(&pusher.idempotency),
+        addresses: Arc::clone(&pusher.addresses),
+        backlogs: Arc::clone(&pusher.backlogs),
         engine: Arc::clone(pusher.hub.engine()),
         webhooks: Arc::clone(webhooks),
         certificates,
@@ -269,9 +277,11 @@ fn pusher(config: &Config, engine: Arc<dyn Engine>) -> io::Result<Pusher> {
         Framing::ALL.into_iter().map(|framing| Box::new(PusherFormat(framing)) as Box<dyn Format>).collect();
     let hub = Hub::new(settings, formats, Arc::clone(&metrics), engine).map_err(io::Error::other)?;
     Ok(Pusher {
+        addresses: Arc::new(Addresses::new(addresses(&config.server), Arc::clone(&metrics))),
         apps: Apps::new(config.apps.iter().cloned()),
         hub: Arc::new(hub),
         sockets: Arc::default(),
+        backlogs: Arc::new(Backlogs::new(config.server.max_mailboxes_bytes)),
         quotas: rest::Quotas::default(),
         idempotency: Arc::new(Idempotency::new(config.server.queue_timeout)),
         metrics,
@@ -282,6 +292,20 @@ fn pusher(config: &Config, engine: Arc<dyn Engine>) -> io::Result<Pusher> {
         },
         first_format: FIRST_FORMAT,
     })
+}
+
+/// Proxies are not limited: their clients are.
+fn addresses(server: &config::Server) -> addresses::Settings {
+    let protection = &server.protection;
+    addresses::Settings {
+        max_connections: protection.max_connections_per_ip,
+        connections_per_second: protection.connections_per_second_per_ip,
+        max_handshakes: protection.max_handshakes,
+        max_handshakes_per_address: protection.max_handshakes_per_ip,
+        max_failures: protection.max_failed_requests_per_ip,
+        failure_window: protection.failed_requests_window,
+        unlimited: [&server.trusted_proxies[..], &protection.unlimited_clients, &[UNIX_PEERS]].concat(),
+    }
 }
 
 /// What joins this node to others.
@@ -311,5 +335,6 @@ async fn expire(pusher: Arc<Pusher>) {
         ticks.tick().await;
         pusher.hub.expire_cache();
         pusher.idempotency.expire();
+        pusher.addresses.forget();
     }
 }

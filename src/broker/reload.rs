@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::observe;
 use crate::certificates::Certificates;
-use crate::config::{Config, Problems};
+use crate::config::{Config, Problems, Protection};
 use crate::notify;
 use crate::pusher::Pusher;
 use crate::webhook::Webhooks;
@@ -142,12 +142,14 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
             (&server.trusted_proxies, server.trusts_unix)
                 != (&new_server.trusted_proxies, new_server.trusts_unix),
         ),
+        ("server.proxy_protocol", server.proxy_protocol != new_server.proxy_protocol),
         ("server.shutdown_grace", server.shutdown_grace != new_server.shutdown_grace),
         ("server.drain_delay", server.drain_delay != new_server.drain_delay),
         ("server.drain_window", server.drain_window != new_server.drain_window),
         ("server.header_timeout", server.header_timeout != new_server.header_timeout),
         ("server.body_timeout", server.body_timeout != new_server.body_timeout),
         ("server.max_mailbox_bytes", server.max_mailbox_bytes != new_server.max_mailbox_bytes),
+        ("server.max_mailboxes_bytes", server.max_mailboxes_bytes != new_server.max_mailboxes_bytes),
         ("server.max_queue_bytes", server.max_queue_bytes != new_server.max_queue_bytes),
         ("server.queue_timeout", server.queue_timeout != new_server.queue_timeout),
         ("server.max_cache_bytes", server.max_cache_bytes != new_server.max_cache_bytes),
@@ -164,10 +166,30 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("cluster", old.cluster != new.cluster),
         ("webhooks", old.webhooks != new.webhooks),
     ];
-    let mut fixed: Vec<_> = differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect();
+    let differs = differs.into_iter().chain(fixed_protection(&server.protection, &new_server.protection));
+    let mut fixed: Vec<_> = differs.filter(|(_, differs)| *differs).map(|(key, _)| key).collect();
     if fixed.is_empty() && server != new_server {
         // A setting that is missing above must not be taken for live.
         fixed.push("server");
     }
     fixed
+}
+
+/// The same of what protects against floods.
+fn fixed_protection(old: &Protection, new: &Protection) -> [(&'static str, bool); 7] {
+    [
+        ("server.max_connections_per_ip", old.max_connections_per_ip != new.max_connections_per_ip),
+        (
+            "server.connections_per_second_per_ip",
+            old.connections_per_second_per_ip != new.connections_per_second_per_ip,
+        ),
+        ("server.max_handshakes", old.max_handshakes != new.max_handshakes),
+        ("server.max_handshakes_per_ip", old.max_handshakes_per_ip != new.max_handshakes_per_ip),
+        (
+            "server.max_failed_requests_per_ip",
+            old.max_failed_requests_per_ip != new.max_failed_requests_per_ip,
+        ),
+        ("server.failed_requests_window", old.failed_requests_window != new.failed_requests_window),
+        ("server.unlimited_clients", old.unlimited_clients != new.unlimited_clients),
+    ]
 }

@@ -96,6 +96,7 @@ fn limits(section: &Section<'_>, base: &Limits) -> Limits {
         authorization_timeout: section.duration("authorization_timeout", base.authorization_timeout, WAIT),
         offline_delay: section.duration("offline_delay", base.offline_delay, Duration::ZERO..=HOUR),
         api_events_per_second: rate("api_events_per_second", base.api_events_per_second),
+        messages_per_second: rate("messages_per_second", base.messages_per_second),
         api_reads_per_second: rate("api_reads_per_second", base.api_reads_per_second),
         idempotency_ttl: section.duration("idempotency_ttl", base.idempotency_ttl, WAIT),
         max_idempotency_bytes: bytes("max_idempotency_bytes", base.max_idempotency_bytes),

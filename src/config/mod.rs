@@ -26,7 +26,7 @@ use std::path::Path;
 pub use env::Env;
 pub use listen::Listen;
 pub use problem::{Place, Problem, Problems};
-pub use settings::{Admin, Log, LogFormat, Server, Tls};
+pub use settings::{Admin, Log, LogFormat, Protection, Server, Tls};
 
 use crate::model::app::App;
 use crate::model::cluster::ClusterSettings;

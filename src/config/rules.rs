@@ -26,6 +26,9 @@ pub(super) fn check(config: &Config, reading: &Reading, insecure: bool) -> Vec<S
 fn tight(config: &Config) -> Vec<String> {
     let server = &config.server;
     let mut warnings = Vec::new();
+    if (1..server.max_mailbox_bytes).contains(&server.max_mailboxes_bytes) {
+        warnings.push("server.max_mailboxes_bytes: less than server.max_mailbox_bytes of one".to_owned());
+    }
     for (i, app) in config.apps.iter().enumerate() {
         let event = app.limits.max_event_bytes;
         if server.max_mailbox_bytes < event {
@@ -54,6 +57,13 @@ fn listeners(config: &Config, reading: &Reading) {
         if collide(listen, &Listen::Tcp(config.admin.listen.clone())) {
             reading.problem("admin.listen", format!("\"{listen}\" is in server.listen too"));
         }
+    }
+    let nobody = server.trusted_proxies.is_empty() && reading.is_clean("server.trusted_proxies");
+    if server.proxy_protocol && nobody {
+        reading.problem(
+            "server.proxy_protocol",
+            "nobody could connect: name the proxies in server.trusted_proxies",
+        );
     }
     let no_token = config.admin.token.is_empty() && reading.is_clean("admin.token");
     if no_token && !is_loopback(&config.admin.listen) {

@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::listen::{self, Listen};
 use super::reading::{Refused, Section, not_one_of};
-use super::settings::{Admin, Log, LogFormat, Server, Tls};
+use super::settings::{Admin, Log, LogFormat, Protection, Server, Tls};
 use super::tree::Value;
 use crate::model::webhooks::WebhookSettings;
 
@@ -40,12 +40,14 @@ pub(super) fn server(section: &Section<'_>) -> Server {
         path_prefix: path_prefix(section),
         trusted_proxies: networks.unwrap_or(base.trusted_proxies),
         trusts_unix: trusts_unix.unwrap_or(base.trusts_unix),
+        proxy_protocol: section.flag("proxy_protocol", base.proxy_protocol),
         shutdown_grace,
         drain_delay,
         drain_window: section.duration("drain_window", window_that_fits, DELAY),
         header_timeout: section.duration("header_timeout", base.header_timeout, WAIT),
         body_timeout: section.duration("body_timeout", base.body_timeout, WAIT),
         max_mailbox_bytes: section.size("max_mailbox_bytes", base.max_mailbox_bytes, BYTES),
+        max_mailboxes_bytes: section.size("max_mailboxes_bytes", base.max_mailboxes_bytes, 0..=*BYTES.end()),
         max_queue_bytes: section.size("max_queue_bytes", base.max_queue_bytes, BYTES),
         queue_timeout: section.duration("queue_timeout", base.queue_timeout, WAIT),
         max_cache_bytes: section.size("max_cache_bytes", base.max_cache_bytes, BYTES),
@@ -54,9 +56,27 @@ pub(super) fn server(section: &Section<'_>) -> Server {
             "max_fallback_sessions_per_ip",
             base.max_fallback_sessions_per_ip,
         ),
+        protection: protection(section),
         subscription_errors: section.flag("subscription_errors", base.subscription_errors),
         reload_on_change: section.flag("reload_on_change", base.reload_on_change),
         tls: Tls { cert: file(&tls, "cert"), key: file(&tls, "key") },
+    }
+}
+
+fn protection(section: &Section<'_>) -> Protection {
+    let base = Protection::default();
+    let count = |key, default| section.number(key, default, 0..=100_000_000);
+    Protection {
+        max_connections_per_ip: count("max_connections_per_ip", base.max_connections_per_ip),
+        connections_per_second_per_ip: count(
+            "connections_per_second_per_ip",
+            base.connections_per_second_per_ip,
+        ),
+        max_handshakes: section.number("max_handshakes", base.max_handshakes, 0..=100_000_000),
+        max_handshakes_per_ip: count("max_handshakes_per_ip", base.max_handshakes_per_ip),
+        max_failed_requests_per_ip: count("max_failed_requests_per_ip", base.max_failed_requests_per_ip),
+        failed_requests_window: section.duration("failed_requests_window", base.failed_requests_window, WAIT),
+        unlimited_clients: section.list("unlimited_clients", network).unwrap_or(base.unlimited_clients),
     }
 }
 
@@ -132,11 +152,19 @@ fn proxy(text: &str) -> Result<Option<IpNet>, String> {
     if text == "unix" {
         return Ok(None);
     }
-    let one = || text.parse::<IpAddr>().ok().map(IpNet::from);
-    let network = text.parse().ok().or_else(one);
-    network.map(Some).ok_or_else(|| {
+    network_of(text).map(Some).ok_or_else(|| {
         format!("expected a network such as \"10.0.0.0/8\", an IP address or \"unix\", found {text:?}")
     })
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    network_of(text)
+        .ok_or_else(|| format!("expected a network such as \"10.0.0.0/8\" or an IP address, found {text:?}"))
+}
+
+/// A network, or one address.
+fn network_of(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
 /// Checks log directives, and takes out the spaces that the filter would not bear. A lone word must

@@ -1,6 +1,7 @@
 //! The settings as the rest of the broker uses them. The defaults stand here and nowhere else.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ pub struct Server {
     pub trusted_proxies: Vec<IpNet>,
     /// Those of whoever comes by a Unix socket are, too: `"unix"` among them.
     pub trusts_unix: bool,
+    /// Connections come only from them, and begin with a PROXY header.
+    pub proxy_protocol: bool,
     /// How long a drained stop waits for sockets to close; 0: not at all.
     pub shutdown_grace: Duration,
     /// How long a stop only lets nobody new in, before it closes sockets.
@@ -31,6 +34,8 @@ pub struct Server {
     pub body_timeout: Duration,
     /// Bytes queued towards one socket; above it the socket is closed as a slow consumer.
     pub max_mailbox_bytes: usize,
+    /// Bytes queued towards all sockets together; 0: no limit.
+    pub max_mailboxes_bytes: usize,
     /// Bytes of events queued in one channel before publishers wait.
     pub max_queue_bytes: usize,
     /// How long a publisher waits for room in a queue before it is answered 503.
@@ -41,6 +46,8 @@ pub struct Server {
     pub max_fallback_sessions: usize,
     /// The same of one client address.
     pub max_fallback_sessions_per_ip: usize,
+    /// What protects against floods.
+    pub protection: Protection,
     /// A refused subscribe is answered with `pusher:subscription_error` besides `pusher:error`.
     pub subscription_errors: bool,
     /// The config and the certificate are read again when their files change, as on SIGHUP.
@@ -56,20 +63,58 @@ impl Default for Server {
             path_prefix: String::new(),
             trusted_proxies: Vec::new(),
             trusts_unix: false,
+            proxy_protocol: false,
             shutdown_grace: Duration::from_secs(15),
             drain_delay: Duration::ZERO,
             drain_window: Duration::from_secs(5),
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
             max_mailbox_bytes: 1 << 20,
+            max_mailboxes_bytes: 512 << 20,
             max_queue_bytes: 1 << 20,
             queue_timeout: Duration::from_secs(5),
             max_cache_bytes: 64 << 20,
             max_fallback_sessions: 100_000,
             max_fallback_sessions_per_ip: 1000,
+            protection: Protection::default(),
             subscription_errors: true,
             reload_on_change: true,
             tls: Tls::default(),
+        }
+    }
+}
+
+/// What one client address may have of the broker; also in `[server]`. 0 is no limit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Protection {
+    /// Connections at once.
+    pub max_connections_per_ip: u32,
+    /// New connections in a second.
+    pub connections_per_second_per_ip: u32,
+    /// Connections without a whole first request, of all addresses together.
+    pub max_handshakes: usize,
+    /// The same of one address.
+    pub max_handshakes_per_ip: u32,
+    /// API requests with a wrong signature, in a window.
+    pub max_failed_requests_per_ip: u32,
+    /// How long that window is.
+    pub failed_requests_window: Duration,
+    /// Clients whose addresses are not limited.
+    pub unlimited_clients: Vec<IpNet>,
+}
+
+impl Default for Protection {
+    fn default() -> Self {
+        let loopback = [IpAddr::from([127, 0, 0, 0]), IpAddr::from(Ipv6Addr::LOCALHOST)];
+        let networks = loopback.into_iter().zip([8, 128]);
+        Self {
+            max_connections_per_ip: 10_000,
+            connections_per_second_per_ip: 500,
+            max_handshakes: 10_000,
+            max_handshakes_per_ip: 1000,
+            max_failed_requests_per_ip: 1000,
+            failed_requests_window: Duration::from_secs(60),
+            unlimited_clients: networks.map(|(address, length)| IpNet::new_assert(address, length)).collect(),
         }
     }
 }

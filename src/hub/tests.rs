@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::cluster::Local;
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Backlogs, Mailbox};
 use crate::model::member::Member;
 use crate::model::quoted::Quoted;
 use crate::model::transport::Transport;
@@ -51,8 +51,14 @@ async fn socket() -> (Subscriber, TcpStream) {
     let (far, near) = tokio::join!(TcpStream::connect(address), listener.accept());
     let near = near.expect("accept").0;
     near.writable().await.expect("writable");
-    let mailbox =
-        Mailbox::new(SocketId::draw().expect("an id"), Transport::WebSocket, Some(near), 1 << 20, 0);
+    let mailbox = Mailbox::new(
+        SocketId::draw().expect("an id"),
+        Transport::WebSocket,
+        Some(near),
+        1 << 20,
+        Arc::new(Backlogs::new(0)),
+        0,
+    );
     (Subscriber { mailbox: Arc::new(mailbox), format: FormatId(0) }, far.expect("connect"))
 }
 

@@ -238,13 +238,20 @@ impl Drop for Teller {
 mod tests {
     use super::*;
     use crate::hub::FormatId;
-    use crate::mailbox::Mailbox;
+    use crate::mailbox::{Backlogs, Mailbox};
     use crate::model::socket::SocketId;
     use crate::model::transport::Transport;
 
     #[test]
     fn what_changes_while_the_first_state_is_gathered_goes_into_it() {
-        let mailbox = Arc::new(Mailbox::new(SocketId::NOBODY, Transport::WebSocket, None, 1024, 0));
+        let mailbox = Arc::new(Mailbox::new(
+            SocketId::NOBODY,
+            Transport::WebSocket,
+            None,
+            1024,
+            Arc::new(Backlogs::new(0)),
+            0,
+        ));
         let subscriber = Subscriber { mailbox: Arc::clone(&mailbox), format: FormatId(0) };
         let state = Mutex::new(State::Gathering { first: Vec::new(), missing: 1, owed: false });
         let watcher = Watcher { subscriber, state };

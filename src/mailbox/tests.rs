@@ -31,12 +31,23 @@ impl Wire for Own {
 }
 
 async fn pair(limit: usize) -> (Arc<Mailbox>, TcpStream) {
+    one_of(&Arc::new(Backlogs::new(0)), limit).await
+}
+
+async fn one_of(all: &Arc<Backlogs>, limit: usize) -> (Arc<Mailbox>, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let (near, far) =
         tokio::join!(TcpStream::connect(listener.local_addr().expect("addr")), listener.accept());
     let id = SocketId::draw().expect("id");
     (
-        Arc::new(Mailbox::new(id, Transport::WebSocket, Some(far.expect("accept").0), limit, 0)),
+        Arc::new(Mailbox::new(
+            id,
+            Transport::WebSocket,
+            far.ok().map(|far| far.0),
+            limit,
+            Arc::clone(all),
+            0,
+        )),
         near.expect("connect"),
     )
 }
@@ -148,4 +159,65 @@ async fn what_is_owed_comes_unless_it_is_cancelled() {
     let mut got = [0; 3];
     peer.read_exact(&mut got).await.expect("read");
     assert_eq!(&got, b"123");
+}
+
+/// A mailbox that nobody writes out.
+fn shut(all: &Arc<Backlogs>) -> Mailbox {
+    Mailbox::new(SocketId::NOBODY, Transport::XhrStreaming, None, 1 << 20, Arc::clone(all), 0)
+}
+
+#[test]
+fn above_the_limit_of_all_those_with_more_than_their_share_are_closed() {
+    let all = Arc::new(Backlogs::new(4000));
+    let (greedy, modest) = (shut(&all), shut(&all));
+    let block = Bytes::from(vec![b'x'; 904]);
+    for _ in 0..3 {
+        greedy.push(&block);
+    }
+    modest.push(&Bytes::from_static(b"x"));
+    modest.push(&block);
+    assert_eq!((all.bytes(), all.mailboxes()), (4097, 2), "a modest one goes beyond it");
+    assert_eq!((greedy.closing(), modest.closing()), (None, None));
+    greedy.push(&block);
+    assert_eq!(greedy.closing(), Some(CloseReason::SlowConsumer));
+    assert_eq!((all.bytes(), all.mailboxes()), (1097, 1), "its backlog is given back");
+    modest.push(&block);
+    assert_eq!(modest.closing(), None, "there is room again");
+}
+
+#[test]
+fn above_the_limit_of_all_the_first_that_waits_is_kept() {
+    let all = Arc::new(Backlogs::new(1000));
+    let mailboxes: Vec<_> = (0..10).map(|_| shut(&all)).collect();
+    let block = Bytes::from(vec![b'x'; 904]);
+    mailboxes.iter().for_each(|mailbox| mailbox.push(&block));
+    assert!(mailboxes.iter().all(|mailbox| mailbox.closing().is_none()));
+    assert_eq!((all.bytes(), all.mailboxes()), (10_000, 10));
+    mailboxes.iter().for_each(|mailbox| mailbox.push(&block));
+    let closed = mailboxes.iter().filter(|mailbox| mailbox.closing().is_some()).count();
+    assert!(closed >= 9, "{closed}");
+    assert!(all.bytes() <= 2000, "{}", all.bytes());
+}
+
+#[tokio::test]
+async fn what_waits_in_all_is_nothing_when_nothing_waits_in_any() {
+    let all = Arc::new(Backlogs::new(1 << 30));
+    let (read, mut peer) = one_of(&all, 1 << 30).await;
+    read.push(&Bytes::from_static(b"x"));
+    assert_eq!(all.bytes(), 0, "what is written through does not wait");
+    let pushed = fill(&read) + 1;
+    let (left, _unread) = one_of(&all, 1 << 30).await;
+    fill(&left);
+    assert_eq!((all.mailboxes(), all.bytes()), (2, read.queued() + left.queued()));
+    drop(left);
+    let mut wire = Own(Arc::clone(&read));
+    let writing = poll_fn(|cx| read.poll_flush(cx, &mut wire));
+    let mut bytes = vec![0; pushed];
+    let (written, _) = tokio::join!(writing, peer.read_exact(&mut bytes));
+    written.expect("the peer reads");
+    assert_eq!((all.mailboxes(), all.bytes()), (0, 0));
+    read.push_farewell(Bytes::from_static(b"bye"));
+    assert_eq!(all.mailboxes(), 1);
+    read.take_backlog();
+    assert_eq!((all.mailboxes(), all.bytes()), (0, 0));
 }

@@ -68,6 +68,8 @@ pub struct Limits {
     pub max_channels_per_connection: usize,
     /// Client events per second and socket; 0: no limit.
     pub client_events_per_second: u32,
+    /// Other messages per second and socket, in the long run; 0: no limit.
+    pub messages_per_second: u32,
     /// Bytes of an event's `data`.
     pub max_event_bytes: usize,
     /// Characters of an event's name.
@@ -110,6 +112,7 @@ impl Default for Limits {
             max_connections: 0,
             max_channels_per_connection: 1000,
             client_events_per_second: 10,
+            messages_per_second: 100,
             max_event_bytes: 10_240,
             max_event_name_length: 200,
             max_channel_name_length: 200,
@@ -132,6 +135,12 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Messages that a socket may send at once: a client subscribes to all of its channels together.
+    pub fn messages_at_once(&self) -> u32 {
+        let channels = u32::try_from(self.max_channels_per_connection).unwrap_or(u32::MAX);
+        self.messages_per_second.saturating_mul(10).saturating_add(channels.saturating_mul(2))
+    }
+
     /// Bytes of one incoming socket message: any legal message fits, since JSON can escape a
     /// byte of data as six.
     pub fn max_message_bytes(&self) -> usize {

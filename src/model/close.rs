@@ -39,6 +39,8 @@ pub enum CloseReason {
     OverCapacity,
     /// The client did not read fast enough.
     SlowConsumer,
+    /// The client sent more than it may.
+    TooManyMessages,
     /// The client answered no ping.
     NoPong,
     /// The broker stops.
@@ -47,7 +49,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, for tables and metrics.
-    pub const ALL: [CloseReason; 20] = [
+    pub const ALL: [CloseReason; 21] = [
         Self::ClosedByClient,
         Self::Lost,
         Self::BrokenFraming,
@@ -66,6 +68,7 @@ impl CloseReason {
         Self::Terminated,
         Self::OverCapacity,
         Self::SlowConsumer,
+        Self::TooManyMessages,
         Self::NoPong,
         Self::Stopping,
     ];
@@ -91,6 +94,7 @@ impl CloseReason {
             Self::Terminated => "terminated",
             Self::OverCapacity => "over_capacity",
             Self::SlowConsumer => "slow_consumer",
+            Self::TooManyMessages => "too_many_messages",
             Self::NoPong => "no_pong",
             Self::Stopping => "stopping",
         }

@@ -29,7 +29,7 @@ impl TokenBucket {
         if rate == 0 {
             return Ok(());
         }
-        self.refill(rate, now_ms);
+        self.refill(rate, rate, now_ms);
         // More than a full bucket holds is never there: a full one has to do.
         let needed = milli(count.min(rate));
         if self.milli_tokens < needed {
@@ -45,10 +45,28 @@ impl TokenBucket {
         self.milli_tokens = (self.milli_tokens + milli(count)).min(milli(rate));
     }
 
-    fn refill(&mut self, rate: u32, now_ms: u64) {
+    /// As [`TokenBucket::take`], where `size` are allowed at once.
+    pub fn take_of(&mut self, size: u32, rate: u32, now_ms: u64) -> bool {
+        if rate == 0 {
+            return true;
+        }
+        self.refill(size, rate, now_ms);
+        let is_there = self.milli_tokens >= milli(1);
+        self.milli_tokens -= if is_there { milli(1) } else { 0 };
+        is_there
+    }
+
+    /// Whether it is as full as it gets, so that a new one would do as well.
+    pub fn is_full(&self, rate: u32, now_ms: u64) -> bool {
+        let mut later = self.clone();
+        later.refill(rate, rate, now_ms);
+        later.milli_tokens >= milli(rate)
+    }
+
+    fn refill(&mut self, size: u32, rate: u32, now_ms: u64) {
         let earned = now_ms.saturating_sub(self.last_ms).saturating_mul(u64::from(rate));
         let earned = i64::try_from(earned).unwrap_or(i64::MAX);
-        self.milli_tokens = self.milli_tokens.saturating_add(earned).min(milli(rate));
+        self.milli_tokens = self.milli_tokens.saturating_add(earned).min(milli(size));
         // Callers on several cores may look at the clock before they take turns.
         self.last_ms = self.last_ms.max(now_ms);
     }
@@ -135,6 +153,22 @@ mod tests {
         bucket.give_back(10, 10);
         bucket.give_back(u32::MAX, 10);
         assert_eq!((0..20).filter(|_| bucket.take(10, 0)).count(), 10);
+    }
+
+    #[test]
+    fn more_than_the_rate_may_be_allowed_at_once() {
+        let mut bucket = TokenBucket::full(30, 0);
+        assert_eq!((0..40).filter(|_| bucket.take_of(30, 10, 0)).count(), 30);
+        assert!(!bucket.take_of(30, 10, 99) && bucket.take_of(30, 10, 100));
+        assert_eq!((0..40).filter(|_| bucket.take_of(30, 10, 60_000)).count(), 30, "never more than full");
+        assert!((0..100).all(|_| bucket.take_of(30, 0, 60_000)), "a rate of 0 is no limit");
+    }
+
+    #[test]
+    fn is_full_when_all_that_was_taken_is_back() {
+        let mut bucket = TokenBucket::full(10, 0);
+        assert!(bucket.is_full(10, 0) && bucket.take(10, 0));
+        assert!(!bucket.is_full(10, 99) && bucket.is_full(10, 100));
     }
 
     #[test]

@@ -61,11 +61,17 @@ impl Entry {
         self
     }
 
-    /// Answers a WebSocket handshake. `alive` is held until the connection has ended.
-    pub fn upgrade(self, request: Request<Incoming>, alive: impl Send + 'static) -> Reply {
+    /// Answers a WebSocket handshake. `alive` is held while the connection is one that a stop waits for,
+    /// and `guest` until it has ended.
+    pub fn upgrade(
+        self,
+        request: Request<Incoming>,
+        alive: impl Send + 'static,
+        guest: impl Send + 'static,
+    ) -> Reply {
         let sockets = Arc::clone(&self.pusher.sockets);
         let open = move |stream| self.open(Transport::WebSocket, stream);
-        websocket::upgrade(request, SUBPROTOCOL, sockets, alive, open)
+        websocket::upgrade(request, SUBPROTOCOL, sockets, (alive, guest), open)
     }
 
     /// The transport stands: takes a place for the socket, or has its client told why not.
@@ -145,17 +151,18 @@ fn open(
 ) -> Opened<Door> {
     pusher.metrics.opened.add(1);
     let (limit, now_ms) = (pusher.settings.max_mailbox_bytes, pusher.sockets.now_ms());
+    let all = Arc::clone(&pusher.backlogs);
     let admitted = verdict.and_then(|admitted| Ok((place(&pusher, &admitted)?, admitted)));
     match admitted {
         Ok((place, Admitted { app, protocol })) => {
-            let mailbox = Arc::new(Mailbox::new(place.id(), transport, stream, limit, now_ms));
+            let mailbox = Arc::new(Mailbox::new(place.id(), transport, stream, limit, all, now_ms));
             pusher.sockets.take(&place, Arc::clone(&mailbox));
             let max_message = app.now().limits.max_message_bytes();
             let session = PusherSession::new(pusher, app, protocol, Arc::clone(&mailbox), place);
             Opened { mailbox, session: Door(Inner::Admitted(session)), max_message }
         }
         Err(refusal) => {
-            let mailbox = Arc::new(Mailbox::new(SocketId::NOBODY, transport, stream, limit, now_ms));
+            let mailbox = Arc::new(Mailbox::new(SocketId::NOBODY, transport, stream, limit, all, now_ms));
             mailbox.close(refusal.reason);
             if refusal.error_frame {
                 let (code, _) = error::refusal(refusal.reason);
@@ -202,6 +209,12 @@ impl Session for Door {
         match &mut self.0 {
             Inner::Admitted(session) => session.binary(),
             Inner::Refused(..) => true,
+        }
+    }
+
+    fn control(&mut self) {
+        if let Inner::Admitted(session) = &mut self.0 {
+            session.control();
         }
     }
 

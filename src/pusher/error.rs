@@ -24,6 +24,8 @@ pub(super) fn close(reason: CloseReason) -> (u16, &'static str) {
         R::Terminated => (4009, "You got disconnected by the app."),
         R::OverCapacity => (4100, "Over capacity"),
         R::SlowConsumer => (4100, "Slow consumer: the connection did not read fast enough"),
+        // Neither 4301, after which clients stay away, nor 42xx, after which they are back at once.
+        R::TooManyMessages => (4100, "Too many messages"),
         R::NoPong => (4201, "Pong reply not received in time"),
         R::Stopping => (4200, "Server stopping, please reconnect"),
     }

@@ -22,9 +22,11 @@ pub use self::connect::{Arrival, Door, Entry};
 pub use self::frame::PusherFormat;
 pub use self::webhook::PusherWebhooks;
 
+use crate::addresses::Addresses;
 use crate::apps::Apps;
 use crate::hub::{FormatId, Hub};
 use crate::idempotency::Idempotency;
+use crate::mailbox::Backlogs;
 use crate::metrics::Metrics;
 use crate::sockets::Sockets;
 use crate::transport::Framing;
@@ -44,10 +46,14 @@ pub struct Settings {
 pub struct Pusher {
     /// Who is served.
     pub apps: Apps,
+    /// Who has how many connections, and who fails to sign.
+    pub addresses: Arc<Addresses>,
     /// Channels.
     pub hub: Arc<Hub>,
     /// Open sockets.
     pub sockets: Arc<Sockets>,
+    /// What waits for all sockets together.
+    pub backlogs: Arc<Backlogs>,
     /// What apps may still do through the API.
     pub quotas: rest::Quotas,
     /// Requests that are not carried out twice.

@@ -12,10 +12,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Alive, Origin, Server, route, stopped};
+use super::{Alive, Arrived, Origin, Server, route, stopped};
+use crate::addresses::Guest;
 use crate::http::Reply;
 
 /// What one connection may buffer of a request: its headers, or a piece of its body.
@@ -28,15 +28,10 @@ const LATE_REQUEST: Duration = Duration::from_millis(500);
 const LAST_REPLY: Duration = Duration::from_secs(5);
 
 /// Serves the requests of one connection, until it becomes a WebSocket or ends.
-pub(super) async fn serve<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    server: Arc<Server>,
-    stream: I,
-    origin: Origin,
-    mut stop: watch::Receiver<bool>,
-    alive: Alive,
-) {
+pub(super) async fn serve<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: I, arrived: Arrived) {
+    let Arrived { server, origin, guest, mut stop, alive } = arrived;
     let limit = server.settings.header_timeout;
-    let context = Arc::new(Context { server, origin, alive, pause: Pause::begin() });
+    let context = Arc::new(Context { server, origin, guest: Arc::new(guest), alive, pause: Pause::begin() });
     let answering = Arc::clone(&context);
     let service = service_fn(move |request| answer(Arc::clone(&answering), request));
     let pause = &context.pause;
@@ -83,13 +78,16 @@ fn http() -> http1::Builder {
 struct Context {
     server: Arc<Server>,
     origin: Origin,
+    guest: Arc<Guest>,
     alive: Alive,
     pause: Pause,
 }
 
 async fn answer(context: Arc<Context>, request: Request<Incoming>) -> Result<Reply, Infallible> {
     context.pause.end();
-    let reply = route::route(&context.server, request, context.origin, &context.alive).await;
+    context.guest.has_asked();
+    let Context { server, origin, guest, alive, .. } = &*context;
+    let reply = route::route(server, request, *origin, alive, guest).await;
     if reply.body().is_stream() {
         // Under way for as long as there may be more of it.
         return Ok(reply.map(|body| body.until_its_end(UnderWay(context))));

@@ -2,6 +2,7 @@
 
 mod connection;
 mod drain;
+mod proxied;
 mod route;
 mod tls;
 
@@ -13,8 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
@@ -22,7 +22,10 @@ pub use self::drain::{Pace, announce, drain};
 pub use self::tls::acceptor;
 
 use self::connection::serve;
+use self::proxied::{Proxied, read_header};
 use crate::accept::{self, UnixListener};
+use crate::addresses::Guest;
+use crate::model::turned_away::TurnedAway;
 use crate::pusher::{Door, Pusher};
 use crate::transport::fallback::Sessions;
 
@@ -35,9 +38,19 @@ pub struct Settings {
     pub trusted_proxies: Vec<IpNet>,
     /// Those of whoever comes by a Unix socket are, too.
     pub trusts_unix: bool,
+    /// Every connection comes from one of them and begins with a PROXY header.
+    pub proxy_protocol: bool,
     /// How long a connection may be without a request that has come whole with its headers, idle
     /// keep-alive and the writing of the last reply included.
     pub header_timeout: Duration,
+}
+
+impl Settings {
+    /// Whether `peer` is a proxy that is believed.
+    fn trusts(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.trusted_proxies.iter().any(|network| network.contains(&peer))
+    }
 }
 
 /// What every connection is served with.
@@ -82,13 +95,13 @@ pub async fn accept(server: Arc<Server>, listener: Listener, mut stop: watch::Re
     let accepting = async {
         match listener {
             Listener::Tcp(tcp) => {
-                accept::each(tcp, |stream, peer| arrivals.plain(stream, Peer::Tcp(peer))).await;
+                accept::each(tcp, |stream, peer| arrivals.tcp(None, stream, peer)).await;
             }
             Listener::Tls(tcp, tls) => {
-                accept::each(tcp, |stream, peer| arrivals.tls(tls.clone(), stream, peer)).await;
+                accept::each(tcp, |stream, peer| arrivals.tcp(Some(tls.clone()), stream, peer)).await;
             }
             Listener::Unix(unix) => {
-                accept::each(unix, |stream, ()| arrivals.plain(stream, Peer::Unix)).await;
+                accept::each(unix, |stream, ()| arrivals.unix(stream)).await;
             }
         }
     };
@@ -106,42 +119,104 @@ struct Arrivals {
 }
 
 impl Arrivals {
-    fn plain<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: I, peer: Peer) {
-        let (server, stop, alive) = (Arc::clone(&self.server), self.stop.clone(), self.alive.clone());
-        tokio::spawn(serve(server, stream, Origin { peer, tls: false }, stop, alive));
+    /// Whoever is turned away is hung up on: nothing costs less.
+    fn tcp(&self, tls: Option<TlsAcceptor>, stream: TcpStream, peer: SocketAddr) {
+        let (server, ip) = (&self.server, peer.ip());
+        let Some(arrived) = self.arrived(Peer::Tcp(peer)) else { return };
+        if !server.settings.proxy_protocol {
+            go_on(tls, stream, arrived);
+        } else if server.settings.trusts(ip) {
+            tokio::spawn(serve_proxied(tls, stream, peer, arrived));
+        } else {
+            server.pusher.addresses.turn_away(TurnedAway::NoProxy, ip);
+        }
     }
 
-    fn tls(&self, tls: TlsAcceptor, stream: TcpStream, peer: SocketAddr) {
+    /// Programs of this machine send no PROXY header.
+    fn unix(&self, stream: UnixStream) {
+        if let Some(mut arrived) = self.arrived(Peer::Unix)
+            && arrived.guest.comes_from(Peer::Unix.ip()).is_ok()
+        {
+            tokio::spawn(serve(stream, arrived));
+        }
+    }
+
+    fn arrived(&self, peer: Peer) -> Option<Arrived> {
+        let guest = self.server.pusher.addresses.knock(peer.ip()).ok()?;
         let (server, stop, alive) = (Arc::clone(&self.server), self.stop.clone(), self.alive.clone());
-        tokio::spawn(serve_tls(server, tls, stream, Peer::Tcp(peer), stop, alive));
+        Some(Arrived { server, origin: Origin { peer, tls: false }, guest, stop, alive })
     }
 }
 
-async fn serve_tls(
+/// A connection that has been let in.
+struct Arrived {
     server: Arc<Server>,
-    tls: TlsAcceptor,
-    stream: TcpStream,
-    peer: Peer,
-    mut stop: watch::Receiver<bool>,
+    origin: Origin,
+    guest: Guest,
+    stop: watch::Receiver<bool>,
     alive: Alive,
+}
+
+/// Serves a connection of which it is known where it comes from, unless that is above a limit.
+fn go_on(tls: Option<TlsAcceptor>, stream: TcpStream, mut arrived: Arrived) {
+    if arrived.guest.comes_from(arrived.origin.peer.ip()).is_err() {
+        return;
+    }
+    match tls {
+        None => drop(tokio::spawn(serve(stream, arrived))),
+        Some(tls) => drop(tokio::spawn(serve_tls(tls, stream, arrived))),
+    }
+}
+
+async fn serve_proxied(
+    tls: Option<TlsAcceptor>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    mut arrived: Arrived,
 ) {
-    let handshake = tokio::time::timeout(server.settings.header_timeout, tls.accept(stream));
+    let header = read_header(&mut stream);
+    let header = tokio::time::timeout(arrived.server.settings.header_timeout, header);
+    let header = tokio::select! {
+        header = header => header,
+        () = stopped(&mut arrived.stop) => return,
+    };
+    match header {
+        Ok(Ok(Proxied { client, tls: by_tls })) => {
+            arrived.origin = Origin { peer: Peer::Tcp(client.unwrap_or(peer)), tls: by_tls };
+            go_on(tls, stream, arrived);
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "no PROXY header");
+            arrived.server.pusher.addresses.turn_away(TurnedAway::NoProxyHeader, peer.ip());
+        }
+        Err(_) => {
+            tracing::debug!(%peer, "no PROXY header in time");
+            arrived.server.pusher.addresses.turn_away(TurnedAway::NoProxyHeader, peer.ip());
+        }
+    }
+}
+
+async fn serve_tls(tls: TlsAcceptor, stream: TcpStream, mut arrived: Arrived) {
+    let handshake = tokio::time::timeout(arrived.server.settings.header_timeout, tls.accept(stream));
     let shaken = tokio::select! {
         shaken = handshake => shaken,
-        () = stopped(&mut stop) => return,
+        () = stopped(&mut arrived.stop) => return,
     };
+    arrived.origin.tls = true;
+    let peer = arrived.origin.peer;
     match shaken {
         // In a task of its own: this one keeps the size of the handshake for ever.
-        Ok(Ok(stream)) => drop(tokio::spawn(serve(server, stream, Origin { peer, tls: true }, stop, alive))),
+        Ok(Ok(stream)) => drop(tokio::spawn(serve(stream, arrived))),
         Ok(Err(error)) => tracing::debug!(%peer, %error, "no TLS handshake"),
         Err(_) => tracing::debug!(%peer, "no TLS handshake in time"),
     }
 }
 
-/// Where a connection comes from.
+/// Where a connection comes from, by a PROXY header if it has one.
 #[derive(Debug, Clone, Copy)]
 struct Origin {
     peer: Peer,
+    /// The client came by TLS.
     tls: bool,
 }
 

@@ -1,6 +1,7 @@
 //! From a path to the room behind it: the table of contents of the public side.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -8,7 +9,9 @@ use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue};
 use hyper::{Request, StatusCode};
 
 use super::{Alive, Origin, Peer, Server};
+use crate::addresses::Guest;
 use crate::http::{self, Reply};
+use crate::model::turned_away::TurnedAway;
 use crate::pusher::{Arrival, Entry, rest};
 use crate::transport::fallback;
 use crate::transport::websocket::is_upgrade;
@@ -19,6 +22,7 @@ pub(super) async fn route(
     request: Request<Incoming>,
     origin: Origin,
     alive: &Alive,
+    guest: &Arc<Guest>,
 ) -> Reply {
     let whole = request.uri().path().to_owned();
     let pusher = &server.pusher;
@@ -29,15 +33,20 @@ pub(super) async fn route(
             return http::text(StatusCode::UPGRADE_REQUIRED, "This is a WebSocket endpoint");
         }
         let arrival = arrival(server, &request, origin);
-        return Entry::new(pusher, &request, key, arrival).upgrade(request, alive.clone());
+        let entry = Entry::new(pusher, &request, key, arrival);
+        return match host(server, &request, origin, guest) {
+            Ok(guest) => entry.upgrade(request, alive.clone(), guest),
+            Err(_) => entry.over_capacity().upgrade(request, alive.clone(), ()),
+        };
     }
     // As one library asks to end a user's connections.
     let is_user = path.starts_with("/users/") && !is_upgrade(&request);
     if path.starts_with("/apps/") || is_user {
-        return rest::answer(pusher, request, path).await;
+        let client = client_address(server, &request, origin.peer);
+        return rest::answer(pusher, request, path, client).await;
     }
     if is_upgrade(&request) {
-        return Entry::on_no_path(pusher, &request).upgrade(request, alive.clone());
+        return Entry::on_no_path(pusher, &request).upgrade(request, alive.clone(), Arc::clone(guest));
     }
     if let Some(session) = fallback::Path::parse(path) {
         let arrival = arrival(server, &request, origin);
@@ -64,17 +73,29 @@ fn statistics() -> Reply {
 
 fn is_trusted(server: &Server, peer: Peer) -> bool {
     match peer {
-        Peer::Tcp(_) => is_trusted_address(server, peer.ip()),
+        Peer::Tcp(_) => server.settings.trusts(peer.ip()),
         Peer::Unix => server.settings.trusts_unix,
     }
 }
 
-fn is_trusted_address(server: &Server, address: IpAddr) -> bool {
-    server.settings.trusted_proxies.iter().any(|network| network.contains(&address))
-}
-
 fn arrival(server: &Server, request: &Request<Incoming>, origin: Origin) -> Arrival {
     Arrival { secure: origin.tls || proxy_had_tls(server, request, origin.peer) }
+}
+
+/// Who is counted for a socket: the connection, unless it is a proxy's; `None` if nobody is.
+fn host(
+    server: &Server,
+    request: &Request<Incoming>,
+    origin: Origin,
+    connection: &Arc<Guest>,
+) -> Result<Option<Arc<Guest>>, TurnedAway> {
+    let client = client_address(server, request, origin.peer);
+    let guest = if client == origin.peer.ip() {
+        Arc::clone(connection)
+    } else {
+        Arc::new(server.pusher.addresses.visit(client)?)
+    };
+    Ok(guest.is_counted().then_some(guest))
 }
 
 /// Where a client is: behind trusted proxies, the last address that none of them has.
@@ -86,7 +107,7 @@ fn client_address(server: &Server, request: &Request<Incoming>, peer: Peer) -> I
     let (mut client, mut trusted) = (peer.ip(), is_trusted(server, peer));
     while trusted && let Some(Some(hop)) = hops.next() {
         client = hop.to_canonical();
-        trusted = is_trusted_address(server, client);
+        trusted = server.settings.trusts(client);
     }
     client
 }

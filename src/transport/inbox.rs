@@ -146,7 +146,10 @@ fn give(session: &mut impl Session, message: &Message) -> bool {
     match message {
         Message::Text(text) => session.text(text),
         Message::Binary(_) => session.binary(),
-        _ => true,
+        _ => {
+            session.control();
+            true
+        }
     }
 }
 

@@ -46,6 +46,9 @@ pub trait Session: Send + 'static {
     #[must_use]
     fn binary(&mut self) -> bool;
 
+    /// A ping or pong of the transport itself came; it has been answered.
+    fn control(&mut self);
+
     /// The socket is closing. Nothing else will be called but [`Session::farewell`].
     fn closed(&mut self, reason: CloseReason);
 

@@ -46,12 +46,13 @@ pub fn is_upgrade(request: &Request<Incoming>) -> bool {
 }
 
 /// Answers a handshake, and drives the connection once it is a WebSocket. `offered` is echoed when
-/// the client offers it as a subprotocol. `alive` is held until the connection has ended.
+/// the client offers it as a subprotocol. The first of `held` is held while a stop has to wait for the
+/// connection, the other until it has ended.
 pub fn upgrade<S: Session>(
     mut request: Request<Incoming>,
     offered: &'static str,
     sockets: Arc<Sockets>,
-    alive: impl Send + 'static,
+    held: (impl Send + 'static, impl Send + 'static),
     open: impl FnOnce(Option<TcpStream>) -> Opened<S> + Send + 'static,
 ) -> Reply {
     let mut response: Reply = match create_response_with_body(&request, ReplyBody::default) {
@@ -71,7 +72,7 @@ pub fn upgrade<S: Session>(
             Ok(parts) => {
                 let opened = open(Some(parts.io.into_inner()));
                 let wire = Direct(Arc::clone(&opened.mailbox));
-                tokio::spawn(drive(opened, wire, sockets, parts.read_buf, alive));
+                tokio::spawn(drive(opened, wire, sockets, parts.read_buf, held));
                 return;
             }
             Err(upgraded) => upgraded,
@@ -79,12 +80,12 @@ pub fn upgrade<S: Session>(
         match upgraded.downcast::<TokioIo<TlsStream>>() {
             Ok(parts) => {
                 let wire = Own(Box::new(parts.io.into_inner()));
-                tokio::spawn(drive(open(None), wire, sockets, parts.read_buf, alive));
+                tokio::spawn(drive(open(None), wire, sockets, parts.read_buf, held));
             }
             Err(upgraded) => {
                 let Ok(parts) = upgraded.downcast::<TokioIo<UnixStream>>() else { return };
                 let wire = Own(Box::new(parts.io.into_inner()));
-                tokio::spawn(drive(open(None), wire, sockets, parts.read_buf, alive));
+                tokio::spawn(drive(open(None), wire, sockets, parts.read_buf, held));
             }
         }
     });
@@ -109,7 +110,7 @@ fn drive<S: Session, W: Wire>(
     wire: W,
     sockets: Arc<Sockets>,
     early: Bytes,
-    alive: impl Send + 'static,
+    held: (impl Send + 'static, impl Send + 'static),
 ) -> impl Future<Output = ()> + Send + 'static {
     let Opened { mailbox, session, max_message } = opened;
     let mut connection = Connection { mailbox, wire, inbox: Inbox::new(max_message), session, sockets };
@@ -117,7 +118,7 @@ fn drive<S: Session, W: Wire>(
     drop(early);
     async move {
         let reason = poll_fn(|cx| connection.poll_closing(cx)).await;
-        Box::pin(connection.end(reason, alive)).await;
+        Box::pin(connection.end(reason, held)).await;
     }
 }
 
@@ -177,7 +178,7 @@ impl<S: Session, W: Wire> Connection<S, W> {
     }
 
     /// Ends the session, and gives the peer time to read our last words.
-    async fn end(mut self, reason: CloseReason, alive: impl Send) {
+    async fn end(mut self, reason: CloseReason, (alive, _guest): (impl Send, impl Send)) {
         self.session.closed(reason);
         if !reason.peer_is_gone() {
             let (code, text) = self.session.farewell(reason);

@@ -11,7 +11,7 @@ use crate::cluster::Local;
 use crate::hub::{
     AppHub, Fact, Format, FormatId, Hub, NoticeFormat, SignedRequest, Subscriber, Subscription, Terms,
 };
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Backlogs, Mailbox};
 use crate::model::app::{App, Features, KeyPair, Limits, Webhook, WebhookEvent};
 use crate::model::channel::ChannelName;
 use crate::model::event::Event;
@@ -159,7 +159,14 @@ impl Stage {
 
     fn come(&self, seat: &mut Seat) {
         let socket = SocketId::draw().expect("an id");
-        let mailbox = Arc::new(Mailbox::new(socket, Transport::WebSocket, None, 1 << 20, 0));
+        let mailbox = Arc::new(Mailbox::new(
+            socket,
+            Transport::WebSocket,
+            None,
+            1 << 20,
+            Arc::new(Backlogs::new(0)),
+            0,
+        ));
         let user_id = UserId::from(seat.user.to_string());
         let member = seat.channel.starts_with("presence-").then_some(Member { user_id, user_info: None });
         let terms = Terms { member, max_members: 1000, counted: false };
@@ -381,15 +388,8 @@ async fn a_replay_leaves_what_has_no_room_on_the_list() {
     for number in 0..10 {
         let event = Bytes::from(format!("{number}"));
         let (app, url, reason) = (AppId::from("1"), "http://x/".into(), "down".into());
-        let failed = failed::FailedEvent {
-            app,
-            endpoint: Arc::clone(stage.endpoint().place()),
-            url,
-            event,
-            created_ms: 0,
-            attempts: 1,
-            reason,
-        };
+        let endpoint = Arc::clone(stage.endpoint().place());
+        let failed = failed::FailedEvent { app, endpoint, url, event, created_ms: 0, attempts: 1, reason };
         stage.webhooks.sender.failed.add(failed);
     }
     let selection = Selection::default();

@@ -40,23 +40,22 @@ impl Client {
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<Self, tungstenite::Error> {
+        Self::over(TcpStream::connect(address).await?, address, path, headers).await
+    }
+
+    /// The same over a connection that stands already.
+    pub async fn over(
+        stream: TcpStream,
+        address: SocketAddr,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Self, tungstenite::Error> {
         let uri = format!("ws://{address}{path}").parse().expect("a URI");
         let request =
             headers.iter().fold(ClientRequestBuilder::new(uri), |request, (name, value)| match *name {
                 "Sec-WebSocket-Protocol" => request.with_sub_protocol(*value),
                 _ => request.with_header(*name, *value),
             });
-        Self::upgrade(TcpStream::connect(address).await?, request).await
-    }
-
-    /// The same over a connection that is open already.
-    pub async fn over(stream: TcpStream, path: &str) -> Self {
-        let address = stream.peer_addr().expect("an address");
-        let uri = format!("ws://{address}{path}").parse().expect("a URI");
-        Self::upgrade(stream, ClientRequestBuilder::new(uri)).await.expect("the upgrade is completed")
-    }
-
-    async fn upgrade(stream: TcpStream, request: ClientRequestBuilder) -> Result<Self, tungstenite::Error> {
         let upgrade = tokio_tungstenite::client_async(request, stream);
         let (socket, response) = in_time("the upgrade", upgrade).await?;
         Ok(Self { socket_id: String::new(), response, socket, inbox: VecDeque::new() })

@@ -191,6 +191,22 @@ impl Broker {
         in_time("a TCP connection", TcpStream::connect(self.address)).await.expect("the port is open")
     }
 
+    /// A bare TCP connection from 127.0.0.`host`.
+    pub async fn tcp_from(&self, host: u8) -> TcpStream {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(([127, 0, 0, host], 0).into()).expect("an address of this machine");
+        in_time("a TCP connection", socket.connect(self.address)).await.expect("the port is open")
+    }
+
+    /// As [`Broker::connect`], from 127.0.0.`host`.
+    pub async fn connect_from(&self, host: u8) -> Client {
+        let stream = self.tcp_from(host).await;
+        let opened = Client::over(stream, self.address, HOME, &[]).await;
+        let mut client = opened.expect("the upgrade is completed");
+        client.expect_established().await;
+        client
+    }
+
     /// A TCP connection whose kernel buffers are as small as they get.
     pub async fn narrow_tcp(&self) -> TcpStream {
         let socket = TcpSocket::new_v4().expect("a socket");

@@ -38,13 +38,25 @@ pub fn offering(root: &CertificateDer<'static>, protocols: &[&str]) -> TlsConnec
 /// A handshake with a broker of this machine.
 pub async fn shake(connector: &TlsConnector, port: u16) -> TlsStream<TcpStream> {
     let tcp = TcpStream::connect(("127.0.0.1", port)).await.expect("a connection");
+    shake_over(connector, tcp).await
+}
+
+async fn shake_over(connector: &TlsConnector, tcp: TcpStream) -> TlsStream<TcpStream> {
     let name = ServerName::try_from("localhost").expect("a name");
     in_time("a TLS handshake", connector.connect(name, tcp)).await.expect("TLS")
 }
 
 /// A client of the first app, not yet told anything.
 pub async fn connect(connector: &TlsConnector, port: u16) -> Socket {
-    let tls = shake(connector, port).await;
+    upgrade(shake(connector, port).await).await
+}
+
+/// The same over a connection that is open already.
+pub async fn connect_over(connector: &TlsConnector, tcp: TcpStream) -> Socket {
+    upgrade(shake_over(connector, tcp).await).await
+}
+
+async fn upgrade(tls: TlsStream<TcpStream>) -> Socket {
     let url = "wss://localhost/app/app-key?protocol=7";
     in_time("a WebSocket", tokio_tungstenite::client_async(url, tls)).await.expect("a WebSocket").0
 }

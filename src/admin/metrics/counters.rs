@@ -7,6 +7,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 use super::samples::{counter, counters};
 use crate::metrics::{Metrics, Unproven};
 use crate::model::close::CloseReason;
+use crate::model::turned_away::TurnedAway;
 
 pub(super) fn encode(metrics: &Metrics, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
     let (accepted, refused) = metrics.api_requests.sums();
@@ -35,5 +36,8 @@ pub(super) fn encode(metrics: &Metrics, encoder: &mut DescriptorEncoder<'_>) -> 
     let closes = CloseReason::ALL.map(|reason| ([("reason", reason.name())], metrics.closes(reason)));
     counters(encoder, "closed_connections", "Sockets ended, by reason", closes)?;
     let unproven = Unproven::ALL.map(|who| ([("of", who.name())], metrics.unproven(who)));
-    counters(encoder, "auth_failures", "What was refused for its signature or credentials", unproven)
+    counters(encoder, "auth_failures", "What was refused for its signature or credentials", unproven)?;
+    let turned_away =
+        TurnedAway::ALL.map(|reason| ([("reason", reason.name())], metrics.times_turned_away(reason)));
+    counters(encoder, "turned_away", "Connections and requests refused unlooked at, by reason", turned_away)
 }

@@ -73,6 +73,9 @@ fn encode_tables(admin: &Admin, encoder: &mut DescriptorEncoder<'_>) -> Result<(
     let tables = admin.hub.tables();
     let entries = [
         ("sockets", admin.sockets.count()),
+        ("addresses", admin.addresses.len()),
+        ("backlogs", admin.backlogs.mailboxes()),
+        ("handshakes", admin.addresses.handshakes()),
         ("unauthorized_sockets", admin.sockets.unauthorized()),
         ("channels", tables.channels),
         ("users", tables.users),

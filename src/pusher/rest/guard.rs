@@ -1,6 +1,7 @@
 //! Who may call the API: the request's signature, checked in constant time (protocol.md §6.2).
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,6 +20,7 @@ use crate::model::secret::{encode_hex, is_lower_hex_of};
 const WINDOW_S: u64 = 600;
 
 const NO_KEY: &str = "Missing parameter: auth_key";
+const LOCKED_OUT: &str = "Too many requests from this address were not signed as they should be";
 const UNKNOWN_KEY: &str = "auth_key should be a valid app key";
 
 /// A request whose signature is right, body aside.
@@ -28,11 +30,32 @@ pub(super) struct Signed {
     plus: Plus,
 }
 
+/// As [`admit`], unless too many requests of `client` had a wrong signature; then nothing is checked.
+///
+/// # Errors
+/// 429 then; otherwise the same.
+pub(super) fn admit_from<'a>(
+    client: IpAddr,
+    pusher: &Pusher,
+    request: &'a Parts,
+    path: &str,
+) -> Result<(Arc<App>, Query<'a>, Signed), Refusal> {
+    if let Some(seconds) = pusher.addresses.locked_out(client) {
+        let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, LOCKED_OUT);
+        return Err(Refusal { retry_after: Some(seconds), ..refusal });
+    }
+    let admitted = admit(pusher, request, path);
+    if admitted.as_ref().is_err_and(|refusal| refusal.status == StatusCode::UNAUTHORIZED) {
+        pusher.addresses.failed(client);
+    }
+    admitted
+}
+
 /// Finds the app of a request, and checks all but its body.
 ///
 /// # Errors
 /// 401 when it is not signed for this app, 403 and 404 when the app is disabled or unknown.
-pub(super) fn admit<'a>(
+fn admit<'a>(
     pusher: &Pusher,
     request: &'a Parts,
     path: &str,

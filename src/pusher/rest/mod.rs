@@ -18,12 +18,15 @@ mod users;
 pub use self::quota::Quotas;
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::EXPECT;
+use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 
 use self::once::Endpoint;
@@ -87,12 +90,12 @@ impl From<BodyError> for Refusal {
 }
 
 /// Answers a request for `/apps/…`, or for `/users/…` as some libraries ask it. `path` is the path without
-/// the configured prefix, still encoded.
-pub async fn answer(pusher: &Pusher, request: Request<Incoming>, path: &str) -> Reply {
+/// the configured prefix, still encoded; `client` is where the request comes from.
+pub async fn answer(pusher: &Pusher, request: Request<Incoming>, path: &str, client: IpAddr) -> Reply {
     let endpoint = endpoint(request.method(), path);
     let id = request_id::of(request.headers());
     let shown = id.as_ref().and_then(|id| id.to_str().ok());
-    let mut reply = match route(pusher, request, path).await {
+    let mut reply = match route(pusher, request, path, client).await {
         Ok(reply) => {
             tracing::debug!(id = shown, path, status = reply.status().as_u16(), "API request");
             reply
@@ -132,19 +135,18 @@ fn endpoint(method: &Method, path: &str) -> ApiEndpoint {
     }
 }
 
-async fn route(pusher: &Pusher, request: Request<Incoming>, path: &str) -> Result<Reply, Refusal> {
+async fn route(
+    pusher: &Pusher,
+    request: Request<Incoming>,
+    path: &str,
+    client: IpAddr,
+) -> Result<Reply, Refusal> {
     let (parts, body) = request.into_parts();
     let timeout = pusher.settings.body_timeout;
     // The signature covers the body by its MD5, so a stranger's body is never taken in.
-    let (app, query, signed) = match guard::admit(pusher, &parts, path) {
+    let (app, query, signed) = match guard::admit_from(client, pusher, &parts, path) {
         Ok(admitted) => admitted,
-        Err(refusal) => {
-            // A small one is thrown away, for the sake of the connection; but who asks first is
-            // not told to send it.
-            let asks = parts.headers.contains_key(EXPECT);
-            let hang_up = asks || !http::throw_away(body, timeout).await;
-            return Err(Refusal { hang_up, ..refusal });
-        }
+        Err(refusal) => return Err(unread(refusal, &parts, body, timeout).await),
     };
     let body = http::read_body(body, app.limits.max_request_bytes(), timeout).await?;
     guard::check_body(&signed, &body)?;
@@ -171,6 +173,14 @@ async fn route(pusher: &Pusher, request: Request<Incoming>, path: &str) -> Resul
         (&Method::GET, ["channels", name, "stats"]) => deprecated::stats(&call, name).await,
         _ => Err(Refusal::new(StatusCode::NOT_FOUND, "Not found")),
     }
+}
+
+/// Refuses a request whose body is not wanted. A small one is thrown away, for the sake of the connection;
+/// but who asks first is not told to send it.
+async fn unread(refusal: Refusal, parts: &Parts, body: Incoming, timeout: Duration) -> Refusal {
+    let asks = parts.headers.contains_key(EXPECT);
+    let hang_up = asks || !http::throw_away(body, timeout).await;
+    Refusal { hang_up, ..refusal }
 }
 
 /// What stands in a path behind the app's id, still encoded; in a path without an app, all of it.

@@ -36,6 +36,8 @@ pub(super) struct PusherSession {
     /// Who it has signed in as.
     user: Option<Box<SignedIn>>,
     client_events: TokenBucket,
+    /// Of everything that it sends, but for client events that are let through.
+    messages: TokenBucket,
     /// What may still be delivered in place in this millisecond.
     budget: (u64, Budget),
     protocol: u32,
@@ -54,8 +56,10 @@ impl PusherSession {
         place: Place,
     ) -> Self {
         let hub = pusher.hub.app(app.id());
-        let rate = app.now().limits.client_events_per_second;
-        let client_events = TokenBucket::full(rate, pusher.sockets.now_ms());
+        let (now, now_ms) = (app.now(), pusher.sockets.now_ms());
+        let client_events = TokenBucket::full(now.limits.client_events_per_second, now_ms);
+        let messages = TokenBucket::full(now.limits.messages_at_once(), now_ms);
+        drop(now);
         Self {
             pusher,
             app,
@@ -64,6 +68,7 @@ impl PusherSession {
             subscriptions: HashMap::new(),
             user: None,
             client_events,
+            messages,
             budget: (0, Budget::none()),
             protocol,
             established: false,
@@ -118,6 +123,16 @@ impl PusherSession {
         if self.established { error::close(reason) } else { error::refusal(reason) }
     }
 
+    /// Counts a message. One that is refused or without effect costs as much as any other, and a dropped
+    /// one would leave its client waiting: who sends too many is closed.
+    fn count_message(&mut self) {
+        let app = self.app.now();
+        let (size, rate) = (app.limits.messages_at_once(), app.limits.messages_per_second);
+        if rate > 0 && !self.messages.take_of(size, rate, self.pusher.sockets.now_ms()) {
+            self.mailbox.close(CloseReason::TooManyMessages);
+        }
+    }
+
     fn leave_all(&mut self) {
         for (_, subscription) in self.subscriptions.drain() {
             self.hub.unsubscribe(self.mailbox.socket(), subscription);
@@ -135,19 +150,25 @@ impl Session for PusherSession {
     }
 
     fn text(&mut self, message: &str) -> bool {
-        let is_done = self.carry_out(message);
-        if is_done {
+        let is_taken = self.carry_out(message);
+        if is_taken {
             self.pusher.metrics.client_bytes.add(message.len());
+            self.count_message();
         }
-        is_done
+        is_taken
     }
 
     fn binary(&mut self) -> bool {
         let is_due = !self.mailbox.owes_answers();
         if is_due {
             self.refuse("Binary messages are not supported");
+            self.count_message();
         }
         is_due
+    }
+
+    fn control(&mut self) {
+        self.count_message();
     }
 
     fn closed(&mut self, reason: CloseReason) {

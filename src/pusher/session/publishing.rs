@@ -24,7 +24,11 @@ impl From<String> for NotPublished {
 impl PusherSession {
     pub(super) fn publish(&mut self, name: &str, channel: &str, data: &RawValue) {
         match self.try_publish(name, channel, data) {
-            Ok(()) => self.pusher.metrics.client_events.add(1),
+            Ok(()) => {
+                self.pusher.metrics.client_events.add(1);
+                // It has a limit of its own.
+                self.messages.give_back(1, self.app.now().limits.messages_at_once());
+            }
             Err(NotPublished { code, message }) => {
                 self.mailbox.push(&frame::error(self.framing(), code, &message))
             }

@@ -1,6 +1,6 @@
 //! The table of sessions: which request belongs to which of them, and how many there may be.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use super::peer::Peer;
 use super::{Action, OPENED, Path, close_frame};
 use crate::http::{self, Reply, ReplyBody};
 use crate::model::close::CloseReason;
+use crate::model::network::network_of;
 use crate::model::transport::Transport;
 use crate::sockets::Sockets;
 use crate::transport::{Opened, Session};
@@ -51,7 +52,7 @@ pub struct Settings {
 /// Every session of the fallbacks.
 pub struct Sessions<S> {
     table: DashMap<Arc<str>, Arc<Peer<S>>>,
-    /// How many each network has; see [`network`].
+    /// How many each network has; see [`network_of`].
     addresses: DashMap<IpAddr, usize>,
     count: AtomicUsize,
     /// How many clients have not heard of their session's end.
@@ -159,7 +160,7 @@ impl<S: Session> Sessions<S> {
         }
         let request = Request::from_parts(parts, ());
         let open = |has_room| open(&request, transport, has_room);
-        cors.allow_messages(self.read(key, reading, network(address), alive, open))
+        cors.allow_messages(self.read(key, reading, network_of(address), alive, open))
     }
 
     /// The client's messages.
@@ -270,25 +271,4 @@ fn refused<S: Session>(reading: Reading, opened: Opened<S>) -> Reply {
     let (code, text) = session.farewell(reason);
     let body = [&prelude(reading), OPENED, &mailbox.take_backlog(), &close_frame(code, &text)].concat();
     Reply::new(ReplyBody::from(Bytes::from(body)))
-}
-
-/// What counts as one address: IPv6 hosts have as many as they like of their network.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(six) => IpAddr::V6(Ipv6Addr::from_bits(six.to_bits() & (u128::MAX << 64))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_network_of_ipv6_is_one_address() {
-        let of = |text: &str| network(text.parse().expect("an address"));
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
-        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
-        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
-    }
 }

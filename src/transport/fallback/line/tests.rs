@@ -7,12 +7,12 @@ use futures_util::FutureExt;
 use hyper::body::Body;
 
 use super::*;
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Backlogs, Mailbox};
 use crate::model::socket::SocketId;
 use crate::model::transport::Transport;
 
 fn mailbox() -> Mailbox {
-    Mailbox::new(SocketId::NOBODY, Transport::XhrStreaming, None, 1 << 20, 0)
+    Mailbox::new(SocketId::NOBODY, Transport::XhrStreaming, None, 1 << 20, Arc::new(Backlogs::new(0)), 0)
 }
 
 /// Gives the line what it takes of the mailbox now.

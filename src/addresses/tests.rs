@@ -1,0 +1,117 @@
+use super::*;
+
+fn table(settings: Settings) -> Arc<Addresses> {
+    let failure_window = Duration::from_secs(3600);
+    Arc::new(Addresses::new(Settings { failure_window, ..settings }, Arc::default()))
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn arrive(addresses: &Arc<Addresses>, from: &str) -> Result<Guest, TurnedAway> {
+    let mut guest = addresses.knock(ip(from))?;
+    guest.comes_from(ip(from))?;
+    Ok(guest)
+}
+
+/// At rest for sure: no rate, so that no bucket has to fill.
+fn forget(addresses: &Addresses) -> usize {
+    addresses.forget();
+    addresses.len()
+}
+
+#[test]
+fn connections_are_counted_by_address_and_given_back() {
+    let addresses = table(Settings { max_connections: 2, ..Settings::default() });
+    let guests = [arrive(&addresses, "10.0.0.1"), arrive(&addresses, "10.0.0.1")];
+    assert!(guests.iter().all(Result::is_ok));
+    assert_eq!(arrive(&addresses, "10.0.0.1").err(), Some(TurnedAway::Connections));
+    assert!(arrive(&addresses, "10.0.0.2").is_ok(), "somebody else");
+    assert_eq!(forget(&addresses), 1);
+    drop(guests);
+    assert_eq!((forget(&addresses), addresses.handshakes()), (0, 0));
+    assert!(arrive(&addresses, "10.0.0.1").is_ok());
+    assert_eq!(addresses.metrics.times_turned_away(TurnedAway::Connections), 1);
+}
+
+#[test]
+fn a_network_of_ipv6_is_one_address() {
+    let addresses = table(Settings { max_connections: 1, ..Settings::default() });
+    let guest = arrive(&addresses, "2001:db8::1");
+    assert!(guest.is_ok());
+    assert_eq!(arrive(&addresses, "2001:db8::ffff").err(), Some(TurnedAway::Connections));
+    assert!(arrive(&addresses, "2001:db8:0:1::1").is_ok());
+}
+
+#[test]
+fn handshakes_count_in_all_and_by_address_until_something_is_asked() {
+    let settings = Settings { max_handshakes: 3, max_handshakes_per_address: 2, ..Settings::default() };
+    let addresses = table(settings);
+    let one = arrive(&addresses, "10.0.0.1").expect("the first");
+    let _two = arrive(&addresses, "10.0.0.1").expect("the second");
+    assert_eq!(arrive(&addresses, "10.0.0.1").err(), Some(TurnedAway::HandshakesOfAddress));
+    let _three = arrive(&addresses, "10.0.0.2").expect("of another address");
+    assert_eq!(arrive(&addresses, "10.0.0.3").err(), Some(TurnedAway::Handshakes));
+    one.has_asked();
+    one.has_asked();
+    assert_eq!(addresses.handshakes(), 2);
+    assert!(arrive(&addresses, "10.0.0.1").is_ok());
+    drop(one);
+    assert_eq!(addresses.handshakes(), 2, "counted down once");
+}
+
+#[test]
+fn the_rate_of_new_connections_is_of_each_address() {
+    let addresses = table(Settings { connections_per_second: 2, ..Settings::default() });
+    let came = (0..5).filter(|_| arrive(&addresses, "10.0.0.1").is_ok()).count();
+    assert!((2..5).contains(&came), "{came}");
+    assert!(arrive(&addresses, "10.0.0.2").is_ok());
+    assert_eq!(forget(&addresses), 2, "remembered while the bucket is not full");
+}
+
+#[test]
+fn those_who_are_not_limited_leave_no_trace() {
+    let unlimited = vec!["10.0.0.0/8".parse().expect("a network")];
+    let addresses = table(Settings { max_connections: 1, max_failures: 1, unlimited, ..Settings::default() });
+    let guests: Vec<_> = (0..10).map(|_| arrive(&addresses, "::ffff:10.0.0.1").expect("no limit")).collect();
+    addresses.failed(ip("10.0.0.1"));
+    assert!(guests.iter().all(|guest| !guest.is_counted()) && addresses.is_empty());
+    assert_eq!((addresses.handshakes(), addresses.locked_out(ip("10.0.0.1"))), (10, None));
+}
+
+#[test]
+fn wrong_signatures_lock_their_address_out_until_the_window_ends() {
+    let addresses = table(Settings { max_failures: 3, ..Settings::default() });
+    let (bad, good) = (ip("10.0.0.1"), ip("10.0.0.2"));
+    for _ in 0..3 {
+        assert_eq!(addresses.locked_out(bad), None);
+        addresses.failed(bad);
+    }
+    assert!(addresses.locked_out(bad).is_some_and(|seconds| (3599..=3600).contains(&seconds)));
+    assert_eq!(addresses.locked_out(good), None);
+    assert_eq!(forget(&addresses), 1);
+    addresses.table.get_mut(&bad).expect("an account").forgiven_ms = 0;
+    assert_eq!(addresses.locked_out(bad), None);
+    assert_eq!((forget(&addresses), addresses.failing.load(Ordering::Relaxed)), (0, 0));
+}
+
+#[test]
+fn a_full_table_counts_nobody_new_and_turns_nobody_away() {
+    let addresses = table(Settings { max_connections: 1, max_failures: 1, ..Settings::default() });
+    let known = arrive(&addresses, "10.0.0.1").expect("the first");
+    addresses.count.store(MAX_ADDRESSES, Ordering::Relaxed);
+    let guests: Vec<_> = (0..3).map(|_| arrive(&addresses, "10.0.0.2").expect("not counted")).collect();
+    assert!(guests.iter().all(|guest| !guest.is_counted()));
+    assert_eq!(arrive(&addresses, "10.0.0.1").err(), Some(TurnedAway::Connections), "still known");
+    addresses.failed(ip("10.0.0.3"));
+    assert_eq!(addresses.locked_out(ip("10.0.0.3")), None);
+    drop((known, guests));
+}
+
+#[test]
+fn the_log_is_told_now_and_then() {
+    let addresses = table(Settings::default());
+    assert!(addresses.may_log());
+    assert!(!addresses.may_log());
+}

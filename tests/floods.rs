@@ -1,0 +1,160 @@
+//! Clients that send, or leave unread, more than they may, and others that notice nothing (README,
+//! Protection).
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::raw::{End, FIN, PING, TEXT, frame};
+use common::{Broker, HOME, Raw, Settings, Signed, boot, eventually, eventually_within, fallback, settings};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+/// At once 10 + 2 × 5 messages.
+fn few() -> Settings {
+    settings().limit("messages_per_second", 1).limit("max_channels_per_connection", 5)
+}
+const AT_ONCE: usize = 20;
+
+/// Sends all of these at once; returns how many texts were answered before the end.
+async fn flood(broker: &Broker, frames: Vec<Vec<u8>>) -> usize {
+    let mut raw = broker.raw().await;
+    let (texts, end) = raw.force(&frames.concat()).await;
+    match end {
+        End::Dropped => {}
+        End::Closed(code, reason) => assert_eq!((code, reason.as_str()), (4100, "Too many messages")),
+    }
+    texts.len()
+}
+
+async fn closed(broker: &Broker, reason: &str) -> f64 {
+    broker.metrics().await.get(&format!("fanfare_closed_connections_total{{reason=\"{reason}\"}}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_sends_too_much_of_anything_is_closed_and_comes_back_later() {
+    let broker = boot(few()).await;
+    let mut witness = broker.witness().await;
+    let texts = [
+        r#"{"event":"pusher:ping","data":{}}"#,
+        r#"{"event":"pusher:pong","data":{}}"#,
+        r#"{"event":"pusher:subscribe","data":{"channel":"news"}}"#,
+        r#"{"event":"pusher:unsubscribe","data":{"channel":"news"}}"#,
+        r#"{"event":"pusher:signin","data":{}}"#,
+        r#"{"event":"client-x","channel":"private-x","data":{}}"#,
+        "nonsense",
+    ];
+    let texts = texts.into_iter().map(|text| frame(FIN | TEXT, text.as_bytes()));
+    let others = [frame(FIN | PING, b""), frame(FIN | common::raw::BINARY, b"x")];
+    let mut ends = 0.0;
+    for flood_of in texts.chain(others) {
+        // A close frame may come late behind what was pushed on; the metric does not.
+        flood(&broker, vec![flood_of; 500]).await;
+        ends += 1.0;
+        eventually("the end of the flood", async || closed(&broker, "too_many_messages").await == ends).await;
+        witness.still_works().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_messages_as_are_allowed_at_once_are_answered() {
+    let broker = boot(few()).await;
+    let mut client = broker.connect().await;
+    for _ in 0..AT_ONCE {
+        client.send(json!({"event": "pusher:ping", "data": {}})).await;
+    }
+    for _ in 0..AT_ONCE {
+        client.expect("pusher:pong").await;
+    }
+    client.send_together(vec![json!({"event": "pusher:ping", "data": {}}); 3 * AT_ONCE]).await;
+    let reason = loop {
+        match client.hear().await {
+            common::Heard::Frame(frame) => assert_eq!(frame["event"], "pusher:pong"),
+            common::Heard::Closed { code, reason } => break (code, reason),
+            other => panic!("heard {other:?}"),
+        }
+    };
+    assert_eq!(reason, (4100, "Too many messages".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_events_that_are_let_through_have_only_their_own_limit() {
+    let talkative = few().feature("client_events", true).limit("client_events_per_second", 0);
+    let broker = boot(talkative).await;
+    let (mut client, mut friend) = (broker.connect().await, broker.connect().await);
+    for each in [&mut client, &mut friend] {
+        each.subscribe("private-room").await;
+    }
+    for number in 0..10 * AT_ONCE {
+        client.whisper("private-room", "client-x", json!(number)).await;
+        friend.expect("client-x").await;
+    }
+    client.expect_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_limit_a_client_may_send_as_it_likes() {
+    let broker = boot(few().limit("messages_per_second", 0)).await;
+    let mut client = broker.connect().await;
+    for _ in 0..10 * AT_ONCE {
+        client.send_message(Message::Ping("x".into())).await;
+        assert!(matches!(client.hear().await, common::Heard::Pong(_)));
+    }
+    client.expect_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_the_fallbacks_are_closed_too() {
+    let broker = boot(few()).await;
+    let mut session = broker.carry(fallback::STREAM).await;
+    let ping = r#"{"event":"pusher:ping","data":{}}"#;
+    let reply = session.sends(json!(vec![ping; 3 * AT_ONCE]).to_string().as_bytes()).await;
+    assert!(matches!(reply.status, 204 | 404), "{reply:?}");
+    for _ in 0..=AT_ONCE {
+        session.expect("pusher:pong").await;
+    }
+    session.closed_with(4100).await;
+}
+
+/// A subscriber of `flood` that reads no event.
+async fn stuck(broker: &Broker, channel: &str) -> Raw {
+    let mut raw = Raw::open(broker.narrow_tcp().await, HOME).await;
+    raw.text(&json!({"event": "pusher:subscribe", "data": {"channel": channel}}).to_string()).await;
+    for expected in ["pusher:connection_established", "pusher_internal:subscription_succeeded"] {
+        let frame: Value = serde_json::from_slice(&raw.frame().await.expect("a frame").payload).unwrap();
+        assert_eq!(frame["event"], expected);
+    }
+    raw
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_all_is_bounded_and_those_with_most_of_it_pay() {
+    const BUDGET: f64 = 1_048_576.0;
+    let tight = settings().server("max_mailbox_bytes", "100MiB").server("max_mailboxes_bytes", "1MiB");
+    let broker = boot(tight).await;
+    let mut witness = broker.witness().await;
+    let mut crowd = Vec::new();
+    for _ in 0..4 {
+        crowd.push(stuck(&broker, "flood").await);
+    }
+    let mut http = broker.http().await;
+    let event = json!({"name": "n", "channel": "flood", "data": "x".repeat(10_000)});
+    let request = Signed::post("/apps/1/events", &event).bytes();
+    eventually_within(Duration::from_secs(20), "the end of all who read nothing", async || {
+        http.write(&request).await;
+        http.reply().await.expect("a reply").expect_ok();
+        let metrics = broker.metrics().await;
+        let waiting = metrics.get("fanfare_mailbox_bytes");
+        assert!(waiting <= 2.0 * BUDGET + 4.0 * 11_000.0, "{waiting}");
+        metrics.get("fanfare_closed_connections_total{reason=\"slow_consumer\"}") == 4.0
+    })
+    .await;
+    witness.still_works().await;
+    drop(crowd);
+    eventually("nothing waits any more", async || {
+        let metrics = broker.metrics().await;
+        metrics.get("fanfare_mailbox_bytes") == 0.0 && metrics.table("backlogs") == 0.0
+    })
+    .await;
+}
