@@ -28,3 +28,27 @@ async fn web_pages_may_not_ask_where_no_token_is_wanted() {
         assert_eq!(asks(&broker, &request).await, status, "{request}");
     }
 }
+
+/// Probes of orchestrators cannot show a token.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_token_one_learns_whether_and_not_why() {
+    let broker = boot(settings().admin("token", "s3cret")).await;
+    for (path, token, status, body) in [
+        ("/healthz", "", 200, "yes"),
+        ("/readyz", "", 200, "yes"),
+        ("/readyz", "Authorization: Bearer s3cret\r\n", 200, "ready"),
+        ("/readyz", "Authorization: Bearer s3cre\r\n", 200, "yes"),
+        ("/metrics", "", 401, "Send the token as: Authorization: Bearer TOKEN"),
+        ("/metrics", "Authorization: Bearer S3cret\r\n", 401, "Send the token"),
+        ("/metrics", "Authorization: Bearer s3cret\r\n", 200, "fanfare_"),
+        ("/webhooks/failed", "", 401, "Send the token"),
+    ] {
+        let mut http = Http::to(broker.admin).await;
+        http.write(format!("GET {path} HTTP/1.1\r\nHost: node7\r\n{token}\r\n").as_bytes()).await;
+        let reply = http.reply().await.expect("a reply");
+        assert_eq!(reply.status, status, "{path} {token}");
+        assert!(reply.body.contains(body), "{path} {token}: {}", reply.body);
+    }
+    let request = "POST /readyz HTTP/1.1\r\nHost: node7\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(asks(&broker, request).await, 401);
+}

@@ -40,7 +40,7 @@ impl Stage {
         let apps: Vec<_> = config.apps.into_iter().map(|app| Arc::new(LiveApp::new(app))).collect();
         let webhooks = Webhooks::new(&apps, &config.webhooks, Arc::new(PusherWebhooks)).expect("webhooks");
         let observer = webhooks.observers().pop().expect("an app with webhooks").1;
-        let endpoint = webhooks.endpoints().pop().expect("an endpoint");
+        let endpoint = webhooks.endpoints().remove(0);
         let socket = SocketId::draw().expect("an id");
         Self { webhooks: Arc::new(webhooks), observer, endpoint, socket }
     }

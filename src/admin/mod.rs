@@ -141,9 +141,7 @@ async fn connection(admin: Arc<Admin>, stream: TcpStream) {
 
 async fn answer(admin: &Arc<Admin>, request: &Request<Incoming>) -> Reply {
     match &admin.token {
-        Some(token) if !shows(token, request) => {
-            return http::text(StatusCode::UNAUTHORIZED, "Send the token as: Authorization: Bearer TOKEN");
-        }
+        Some(token) if !shows(token, request) => return to_a_stranger(admin, request),
         None if !origin::is_local(request.headers()) => {
             return http::text(StatusCode::FORBIDDEN, "Not for web pages, nor by other names than localhost");
         }
@@ -165,6 +163,22 @@ async fn answer(admin: &Arc<Admin>, request: &Request<Incoming>) -> Reply {
         (_, "/webhooks/replay") => not_allowed("POST"),
         _ => http::text(StatusCode::NOT_FOUND, "Not found"),
     }
+}
+
+/// What callers get who show no token. Balancers and orchestrators, whose probes cannot, are told yes or
+/// no, and not why.
+fn to_a_stranger(admin: &Admin, request: &Request<Incoming>) -> Reply {
+    let is_probe = matches!(*request.method(), Method::GET | Method::HEAD);
+    let status = match request.uri().path() {
+        "/healthz" if is_probe => health(&admin.watchdog).status(),
+        "/readyz" if is_probe => {
+            cluster::readiness(admin.sockets.are_stopping(), admin.engine.as_ref()).status()
+        }
+        _ => {
+            return http::text(StatusCode::UNAUTHORIZED, "Send the token as: Authorization: Bearer TOKEN");
+        }
+    };
+    http::text(status, if status.is_success() { "yes" } else { "no" })
 }
 
 fn not_allowed(methods: &'static str) -> Reply {

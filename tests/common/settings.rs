@@ -12,6 +12,7 @@ pub const ENGINE_VARIABLE: &str = "FANFARE_TEST_REDIS";
 /// Two apps on one broker; the changes concern the first.
 #[derive(Clone, Default)]
 pub struct Settings {
+    admin: Table,
     cluster: Table,
     server: Table,
     app: Table,
@@ -31,6 +32,12 @@ impl Settings {
     /// Sets a key of `[server]`.
     pub fn server(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.server.insert(key.into(), value.into());
+        self
+    }
+
+    /// Sets a key of `[admin]`.
+    pub fn admin(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.admin.insert(key.into(), value.into());
         self
     }
 
@@ -86,8 +93,8 @@ impl Settings {
     pub fn to_toml(&self) -> String {
         let mut server = self.server.clone();
         server.entry("listen").or_insert_with(|| vec!["127.0.0.1:0"].into());
-        let mut admin = Table::new();
-        admin.insert("listen".into(), "127.0.0.1:0".into());
+        let mut admin = self.admin.clone();
+        admin.entry("listen").or_insert_with(|| "127.0.0.1:0".into());
         let mut first = app_table(APP);
         first.extend(self.app.clone());
         first.insert("features".into(), self.features.clone().into());
