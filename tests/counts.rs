@@ -180,7 +180,7 @@ async fn all_come(clients: &mut [Client], channel: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c079_a_crowd_is_told_once_in_a_while_and_then_how_many_it_is() {
-    let broker = boot(counting()).await;
+    let broker = boot(counting().limit("messages_per_second", 0)).await;
     let mut api = broker.api();
     let mut first = comes(&broker, "a", 1).await;
     let mut clients = crowd(&broker, MANY + 50).await;
@@ -212,7 +212,7 @@ async fn learns(client: &mut Client, count: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c079_whoever_takes_anothers_place_in_a_crowd_learns_the_number_too() {
-    let broker = boot(counting()).await;
+    let broker = boot(counting().limit("messages_per_second", 0)).await;
     let mut clients = crowd(&broker, MANY + 3).await;
     let (newcomer, others) = clients.split_last_mut().unwrap();
     all_come(others, "a").await;
