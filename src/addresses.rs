@@ -23,6 +23,8 @@ use crate::model::turned_away::TurnedAway;
 
 /// Addresses that are counted at once.
 const MAX_ADDRESSES: usize = 131_072;
+/// Of all unfinished handshakes, an address that has less than this part has few.
+const FEW_OF: usize = 1000;
 /// Between two lines in the log about those who are turned away.
 const LOG_PAUSE_MS: u64 = 10_000;
 
@@ -101,11 +103,22 @@ impl Addresses {
     /// When too many have not asked for anything yet.
     pub fn knock(self: &Arc<Self>, peer: IpAddr) -> Result<Guest, TurnedAway> {
         let max = self.settings.max_handshakes;
-        let free = |count: usize| (max == 0 || count < max).then_some(count + 1);
+        let free = |count: usize| {
+            let is_free = max == 0 || count < max || (count < max.saturating_mul(2) && self.has_few(peer));
+            is_free.then_some(count + 1)
+        };
         if self.handshakes.fetch_update(Ordering::AcqRel, Ordering::Acquire, free).is_err() {
             return Err(self.turn_away(TurnedAway::Handshakes, peer));
         }
         Ok(Guest { addresses: Arc::clone(self), network: None, shakes_hands: AtomicBool::new(true) })
+    }
+
+    /// Whether an address has hardly any part in a crowd of those who ask for nothing: such are let in when
+    /// others have filled the places.
+    fn has_few(&self, peer: IpAddr) -> bool {
+        let few = (self.settings.max_handshakes / FEW_OF).max(1);
+        let has_few = |account: &Account| (account.handshakes as usize) < few;
+        self.is_unlimited(peer) || self.table.get(&network_of(peer)).is_none_or(|account| has_few(&account))
     }
 
     /// Takes a place for a socket that reaches the broker by somebody else's connection.

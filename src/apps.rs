@@ -64,12 +64,13 @@ impl Apps {
     /// Serves `apps`, whose ids and keys the config has found to be unique.
     pub fn new(apps: impl IntoIterator<Item = App>) -> Self {
         let new = Self { served: ArcSwap::default(), known: Mutex::default() };
-        new.replace(apps);
+        new.replace(apps, |_| {});
         new
     }
 
-    /// Serves these from now on, and no others.
-    pub fn replace(&self, apps: impl IntoIterator<Item = App>) {
+    /// Serves these from now on, and no others. `prepare` is given them before anybody can come to one
+    /// that is new.
+    pub fn replace(&self, apps: impl IntoIterator<Item = App>, prepare: impl FnOnce(&[Arc<LiveApp>])) {
         let mut known = self.known.lock();
         let mut served = Served::default();
         for app in apps {
@@ -83,6 +84,7 @@ impl Apps {
         for live in known.values() {
             live.removed.store(!served.by_id.contains_key(&live.id), Ordering::SeqCst);
         }
+        prepare(&served.by_id.values().cloned().collect::<Vec<_>>());
         self.served.store(Arc::new(served));
     }
 
@@ -125,13 +127,13 @@ mod tests {
         let apps = Apps::new([app("1", &["a"], true), app("2", &["b"], true)]);
         let held = apps.by_key("a").expect("an app");
         assert_eq!(held.end(), None);
-        apps.replace([app("1", &["a", "c"], false), app("2", &["b"], true)]);
+        apps.replace([app("1", &["a", "c"], false), app("2", &["b"], true)], |_| {});
         assert_eq!((held.end(), held.now().keys.len()), (Some(CloseReason::AppDisabled), 2));
         assert!(apps.by_key("c").is_some_and(|app| Arc::ptr_eq(&app, &held)));
-        apps.replace([app("2", &["b"], true)]);
+        apps.replace([app("2", &["b"], true)], |_| {});
         assert_eq!(held.end(), Some(CloseReason::UnknownApp));
         assert!(apps.by_key("a").is_none() && apps.by_id("1").is_none());
-        apps.replace([app("1", &["d"], true)]);
+        apps.replace([app("1", &["d"], true)], |_| {});
         assert_eq!(held.end(), None);
         assert!(apps.by_id("1").is_some_and(|app| Arc::ptr_eq(&app, &held)) && apps.by_key("a").is_none());
         assert_eq!(apps.all().len(), 1);

@@ -8,6 +8,9 @@ mod cli;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use clap::Parser;
 use fanfare::config::Env;
@@ -24,6 +27,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const FAILED: u8 = 1;
 /// A bad configuration; also what bad flags exit with.
 const BAD_CONFIG: u8 = 2;
+/// How long the end waits until the error is written.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let env: Env = std::env::vars_os().collect();
@@ -43,6 +48,14 @@ fn main() -> ExitCode {
 }
 
 fn fail(code: u8, error: &dyn Display) -> ExitCode {
-    let _ = writeln!(io::stderr(), "{error}");
+    // Nobody may read it, and then writing never ends: that is not waited for.
+    let (text, (written, wait)) = (format!("{error}\n"), mpsc::channel());
+    let writing = thread::Builder::new().spawn(move || {
+        let _ = io::stderr().write_all(text.as_bytes());
+        let _ = written.send(());
+    });
+    if writing.is_ok() {
+        let _ = wait.recv_timeout(LAST_WORDS);
+    }
     ExitCode::from(code)
 }

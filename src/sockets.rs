@@ -231,7 +231,8 @@ impl Sockets {
         let now = self.now_ms();
         let tables: Vec<_> = self.apps.iter().map(|entry| Arc::clone(&entry)).collect();
         let mut overdue = Vec::new();
-        for table in tables {
+        // Those of an app that asks for it no more are left as they are.
+        for table in tables.iter().filter(|table| table.app.now().features.authorized_connections) {
             let mut unauthorized = table.unauthorized.lock();
             while let Some(first) = unauthorized.first_entry().filter(|first| first.key().0 <= now) {
                 overdue.push(first.remove());

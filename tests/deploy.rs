@@ -123,3 +123,23 @@ fn the_config_for_kubernetes_loads_and_fits() {
         assert!(manifest.contains(&format!("- name: {name}\n")), "{name} is not given to the container");
     }
 }
+
+/// systemd kills it later than it is done by itself, and has signs of life more often than it wants them.
+#[test]
+fn the_unit_leaves_time_to_stop() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/deploy/fanfare.service");
+    let unit = std::fs::read_to_string(file).expect("a file");
+    let seconds = |key: &str| -> u64 {
+        let value = unit.lines().find_map(|line| line.strip_prefix(key)).expect(key);
+        value.trim_end_matches('s').parse().expect("seconds")
+    };
+    let config = Config::load(Source::development(), &Env::default()).expect("the defaults");
+    assert!(seconds("TimeoutStopSec=") > config.server.shutdown_grace.as_secs());
+    assert!(seconds("WatchdogSec=") > 2 * fanfare::watchdog::STALLED_AFTER.as_secs());
+    for line in ["Type=notify", "ExecReload=/bin/kill -HUP $MAINPID"] {
+        assert!(unit.lines().any(|known| known == line), "{line}");
+    }
+    let socket =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/deploy/fanfare.socket"));
+    assert!(socket.expect("a file").contains("FileDescriptorName=public\n"));
+}

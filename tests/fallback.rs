@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::fallback::{Line, POLL, QUERY, STREAM, Session, post};
 use common::users::{channel_of, sign_in_with, user};

@@ -52,7 +52,7 @@ fn handshakes_count_in_all_and_by_address_until_something_is_asked() {
     let _two = arrive(&addresses, "10.0.0.1").expect("the second");
     assert_eq!(arrive(&addresses, "10.0.0.1").err(), Some(TurnedAway::HandshakesOfAddress));
     let _three = arrive(&addresses, "10.0.0.2").expect("of another address");
-    assert_eq!(arrive(&addresses, "10.0.0.3").err(), Some(TurnedAway::Handshakes));
+    assert_eq!(arrive(&addresses, "10.0.0.2").err(), Some(TurnedAway::Handshakes));
     one.has_asked();
     one.has_asked();
     assert_eq!(addresses.handshakes(), 2);
@@ -114,4 +114,20 @@ fn the_log_is_told_now_and_then() {
     let addresses = table(Settings::default());
     assert!(addresses.may_log());
     assert!(!addresses.may_log());
+}
+
+/// Ten addresses that asked for nothing could once keep everybody out, proxies included.
+#[test]
+fn who_has_no_part_in_the_crowd_is_let_in_up_to_a_ceiling() {
+    let unlimited = vec!["10.9.0.0/16".parse().expect("a network")];
+    let addresses = table(Settings { max_handshakes: 4, unlimited, ..Settings::default() });
+    let crowd: Vec<_> = (0..4).map(|_| arrive(&addresses, "10.0.0.1").expect("a place")).collect();
+    assert_eq!(arrive(&addresses, "10.0.0.1").err(), Some(TurnedAway::Handshakes));
+    let _other = arrive(&addresses, "10.0.0.2").expect("it has none");
+    assert_eq!(arrive(&addresses, "10.0.0.2").err(), Some(TurnedAway::Handshakes), "it has one");
+    let _proxies: Vec<_> = (0..3).map(|_| arrive(&addresses, "10.9.0.1").expect("a proxy")).collect();
+    assert_eq!(addresses.handshakes(), 8);
+    assert_eq!(arrive(&addresses, "10.9.0.1").err(), Some(TurnedAway::Handshakes), "the ceiling");
+    drop(crowd);
+    assert!(arrive(&addresses, "10.0.0.1").is_ok());
 }

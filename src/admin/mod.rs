@@ -23,7 +23,7 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{self, Handle};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 pub use self::metrics::Scrapes;
@@ -46,6 +46,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the stop waits for a reply that is being made.
 const LAST_REPLY: Duration = Duration::from_secs(1);
 const MAX_HTTP_BUFFER: usize = 16 * 1024;
+/// Connections at once: they share the process's open files with clients.
+const MAX_CONNECTIONS: usize = 512;
 
 /// What the private listener tells.
 pub struct Admin {
@@ -121,8 +123,17 @@ async fn serve_here(
         Err(error) => return drop(begin.send(Err(error))),
     };
     let _ = begin.send(Ok(()));
+    let rooms = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     tokio::select! {
-        () = accept::each(listener, |stream, _| drop(tokio::spawn(connection(Arc::clone(&admin), stream)))) => {}
+        () = accept::each(listener, |stream, _| {
+            // Whoever comes above that is hung up on.
+            let Ok(room) = Arc::clone(&rooms).try_acquire_owned() else { return };
+            let admin = Arc::clone(&admin);
+            tokio::spawn(async move {
+                connection(admin, stream).await;
+                drop(room);
+            });
+        }) => {}
         _ = stopped => {}
     }
 }

@@ -152,7 +152,9 @@ impl Broker {
             tasks.spawn(server::accept(Arc::clone(&self.server), listener, stopped.clone(), alive.clone()));
         }
         notify::ready().await;
+        self.control.serves(true);
         stop.await;
+        self.control.serves(false);
         tasks.spawn(notify::stopping());
         let deadline = Instant::now() + self.shutdown_grace;
         let gone = deadline - leave_time(&self.server.pusher, self.shutdown_grace);

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -20,6 +21,8 @@ pub struct Control {
     pusher: Arc<Pusher>,
     webhooks: Arc<Webhooks>,
     certificates: Option<Arc<Certificates>>,
+    /// Between its start and its stop, of which the service manager is told otherwise.
+    serves: AtomicBool,
 }
 
 /// What a reload has done.
@@ -62,7 +65,12 @@ impl Control {
         certificates: Option<Arc<Certificates>>,
     ) -> Self {
         let (pusher, webhooks) = (Arc::clone(pusher), Arc::clone(webhooks));
-        Self { config: Mutex::new(config), pusher, webhooks, certificates }
+        Self { config: Mutex::new(config), pusher, webhooks, certificates, serves: AtomicBool::new(false) }
+    }
+
+    /// From now on the broker serves, or no longer.
+    pub(super) fn serves(&self, serves: bool) {
+        self.serves.store(serves, Ordering::Release);
     }
 
     /// Goes on with the certificate that is in its files now, and with the config that `load` gives; a
@@ -75,7 +83,10 @@ impl Control {
         &self,
         load: impl FnOnce() -> Result<Config, Problems>,
     ) -> Result<Reloaded, NotReloaded> {
-        notify::reloading().await;
+        let serves = self.serves.load(Ordering::Acquire);
+        if serves {
+            notify::reloading().await;
+        }
         self.reload_certificate().await;
         let reloaded = load().map_err(NotReloaded::from).and_then(|config| self.replace(config));
         let metrics = &self.pusher.metrics;
@@ -84,7 +95,9 @@ impl Control {
             Err(_) => metrics.reloads_refused.add(1),
         }
         self.pusher.sockets.close_ended().await;
-        notify::ready().await;
+        if serves {
+            notify::ready().await;
+        }
         reloaded
     }
 
@@ -107,9 +120,10 @@ impl Control {
         }
         self.webhooks.prepare(config.apps.iter().flat_map(|app| app.webhooks.clone()))?;
         let reloaded = compare(&known, &config);
-        self.pusher.apps.replace(config.apps.iter().cloned());
-        self.webhooks.replace(&self.pusher.apps.all());
-        observe(&self.pusher, &self.webhooks);
+        self.pusher.apps.replace(config.apps.iter().cloned(), |apps| {
+            self.webhooks.replace(apps);
+            observe(&self.pusher, &self.webhooks);
+        });
         *known = config;
         Ok(reloaded)
     }

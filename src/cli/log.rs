@@ -17,6 +17,8 @@ pub(crate) type SetLevel = Box<dyn Fn(&str) + Send + Sync>;
 
 /// Lines that may wait to be written. What comes above that is lost, and counted.
 const MAX_WAITING: usize = 4096;
+/// Bytes of them, in the same way.
+const MAX_BYTES: usize = 4 << 20;
 /// How long the end of the program waits for the last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -33,6 +35,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Vec<u8>>,
+    bytes: usize,
     missing: u64,
     /// Some that do not wait any more are not written yet.
     writing: bool,
@@ -85,6 +88,7 @@ impl Lines {
         let mut state = self.0.state.lock();
         self.0.changed.wait_while(&mut state, |state| state.waiting.is_empty());
         let lines = std::mem::take(&mut state.waiting);
+        state.bytes = 0;
         let missing = std::mem::take(&mut state.missing);
         state.writing = true;
         drop(state);
@@ -103,7 +107,8 @@ impl Write for Lines {
     /// Takes a whole line.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut state = self.0.state.lock();
-        if state.waiting.len() < MAX_WAITING {
+        if state.waiting.len() < MAX_WAITING && state.bytes < MAX_BYTES {
+            state.bytes += line.len();
             state.waiting.push_back(line.to_vec());
             self.0.changed.notify_all();
         } else {

@@ -188,6 +188,14 @@ impl Webhook {
         Some(format!("{}:{}", decoded(user), decoded(password)))
     }
 
+    /// The URL without name and password, which may change.
+    pub fn place(&self) -> String {
+        let (scheme, rest) = self.url.split_once("://").unwrap_or(("", &self.url));
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        format!("{scheme}://{host}{path}")
+    }
+
     /// The URL without password and query, which may be secret.
     pub fn shown_url(&self) -> String {
         let url = self.url.split(['?', '#']).next().unwrap_or_default();

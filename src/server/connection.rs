@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hyper::Request;
@@ -44,7 +44,7 @@ pub(super) async fn serve<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(st
             // A request in flight is still answered; one that has not come by now is not waited for.
             connection.as_mut().graceful_shutdown();
             match timeout(LATE_REQUEST, &mut connection).await {
-                Err(_) if pause.elapsed().is_none() => tokio::select! {
+                Err(_) if pause.has_ended_once() => tokio::select! {
                     ended = &mut connection => Some(ended),
                     () = pause.exceeds(LAST_REPLY) => None,
                 },
@@ -112,6 +112,8 @@ struct Pause {
     opened: Instant,
     /// Milliseconds from `opened` to its beginning.
     began_ms: AtomicU64,
+    /// There has been a request: its reply may not be written yet.
+    asked: AtomicBool,
 }
 
 /// In place of a beginning: a request is being answered.
@@ -119,15 +121,20 @@ const BUSY: u64 = u64::MAX;
 
 impl Pause {
     fn begin() -> Self {
-        Self { opened: Instant::now(), began_ms: AtomicU64::new(0) }
+        Self { opened: Instant::now(), began_ms: AtomicU64::new(0), asked: AtomicBool::new(false) }
     }
 
     fn end(&self) {
+        self.asked.store(true, Ordering::Relaxed);
         self.began_ms.store(BUSY, Ordering::Relaxed);
     }
 
     fn begin_again(&self) {
         self.began_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    fn has_ended_once(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
     }
 
     fn now_ms(&self) -> u64 {

@@ -58,6 +58,10 @@ impl AppWebhooks {
     /// those that are new.
     pub(super) fn replace(&self, webhooks: &[Webhook]) -> Vec<Arc<Endpoint>> {
         let mut left = self.endpoints.load().to_vec();
+        if left.len() != webhooks.len() || left.iter().zip(webhooks).any(|(known, new)| !known.has(new)) {
+            // What was told may have been told to others: told twice is better than never.
+            self.misses.lock().forget_all();
+        }
         let (mut all, mut new) = (Vec::new(), Vec::new());
         for (index, webhook) in webhooks.iter().enumerate() {
             let known = left.iter().position(|endpoint| endpoint.is(webhook)).map(|at| left.remove(at));

@@ -124,9 +124,19 @@ impl Endpoint {
         }
     }
 
-    /// Whether this is where `webhook` goes.
+    /// Whether this is where `webhook` goes, by whatever name and password.
     pub(super) fn is(&self, webhook: &Webhook) -> bool {
-        self.webhook.load().url == webhook.url
+        self.webhook.load().place() == webhook.place()
+    }
+
+    /// Whether it is told just as `webhook` says.
+    pub(super) fn has(&self, webhook: &Webhook) -> bool {
+        **self.webhook.load() == *webhook
+    }
+
+    /// Its URL, as it is shown.
+    pub(super) fn shown(&self) -> &Arc<str> {
+        &self.shown
     }
 
     /// From now on it is told as `webhook` says, and stands at this place of the list.

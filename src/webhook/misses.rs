@@ -51,6 +51,11 @@ impl Misses {
         }
     }
 
+    /// Every next miss is news.
+    pub(super) fn forget_all(&mut self) {
+        *self = Self::default();
+    }
+
     /// How many are remembered.
     pub(super) fn len(&self) -> usize {
         self.told.len()

@@ -245,7 +245,12 @@ impl Webhooks {
         let mut full = HashSet::new();
         let endpoints = self.endpoints();
         self.sender.failed.release(selection, |failed| {
-            let is_its = |e: &&Arc<Endpoint>| Arc::ptr_eq(e.place(), &failed.endpoint);
+            // Its endpoint, or one that has come for it since.
+            let is_its = |e: &&Arc<Endpoint>| {
+                let gone = failed.endpoint.index().is_none();
+                let same = e.app() == &*failed.app && *e.shown() == failed.url;
+                Arc::ptr_eq(e.place(), &failed.endpoint) || (gone && same)
+            };
             let Some(endpoint) = endpoints.iter().find(is_its) else { return false };
             let place = Arc::as_ptr(endpoint);
             let takes = !full.contains(&place) && endpoint.offer(&failed.event);

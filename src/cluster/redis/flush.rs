@@ -158,7 +158,8 @@ impl Flush {
             [&place.name, &self.link.name, &count, flag(share.listens), flag(*whole), flag(share.snapshot)];
         let mut args: Vec<&[u8]> = fixed.into_iter().map(str::as_bytes).collect();
         args.extend([told.as_bytes(), former.as_bytes(), window.as_bytes(), keep.as_bytes(), &cached]);
-        args.push(flag(share.known).as_bytes());
+        let knew = if share.known { self.link.knew_in(place.partition) } else { String::new() };
+        args.push(knew.as_bytes());
         let members: Vec<[String; 4]> = share.members.iter().map(member).collect();
         args.extend(members.iter().flatten().map(String::as_bytes));
         run(batch, &self.link.scripts.write, &self.engine.tags[place.partition], &args);

@@ -37,6 +37,8 @@ pub(super) struct Link {
     pub(super) outbox: Outbox,
     /// What the node was called, to be replaced: for each of `partitions`, by commas.
     pub(super) former: Mutex<Vec<String>>,
+    /// The world that the node knew before, of each of `partitions`; empty if it knew none.
+    pub(super) knew: Mutex<Vec<String>>,
     /// Topics that are listened to.
     pub(super) listening: AtomicUsize,
     /// A bit for each partition whose facts this node tells.
@@ -63,6 +65,7 @@ impl Link {
             node,
             name: format!("{:016x}", node.0),
             former: Mutex::new(vec![String::new(); partitions.len()]),
+            knew: Mutex::default(),
             partitions,
             scripts,
             caller,
@@ -87,6 +90,12 @@ impl Link {
     pub(super) fn former_in(&self, partition: usize) -> String {
         let at = self.partitions.iter().position(|&p| p == partition);
         at.and_then(|at| self.former.lock().get(at).cloned()).unwrap_or_default()
+    }
+
+    /// The world that the node knew before in a partition, or nothing.
+    pub(super) fn knew_in(&self, partition: usize) -> String {
+        let at = self.partitions.iter().position(|&p| p == partition);
+        at.and_then(|at| self.knew.lock().get(at).cloned()).unwrap_or_default()
     }
 
     /// Waits until everything touched and published until now is answered, or the link is lost.
@@ -189,7 +198,7 @@ async fn enter(engine: &Redis, link: &Link) -> Result<(), Gone> {
 async fn register(engine: &Redis, link: &Link) -> Result<(), Gone> {
     let lease = flush::millis(engine.settings.lease);
     let mut batch = super::connection::Batch::default();
-    let mut replaced = Vec::new();
+    let (mut replaced, mut knew) = (Vec::new(), Vec::new());
     for &partition in &link.partitions {
         let world = format!("{:016x}", getrandom::u64().unwrap_or(link.node.0));
         let former = engine.former.lock()[partition].clone();
@@ -199,6 +208,7 @@ async fn register(engine: &Redis, link: &Link) -> Result<(), Gone> {
         let args = [&link.name, &lease, &world, &recent, &old, &known].map(|arg| arg.as_bytes());
         run(&mut batch, &link.scripts.register, &engine.tags[partition], &args);
         replaced.push(recent);
+        knew.push(known);
     }
     // Before the answer: it may be lost, and what it would have entered is to be replaced as well.
     engine.was_called(link);
@@ -209,6 +219,7 @@ async fn register(engine: &Redis, link: &Link) -> Result<(), Gone> {
         }
     }
     *link.former.lock() = replaced;
+    *link.knew.lock() = knew;
     Ok(())
 }
 

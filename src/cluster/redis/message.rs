@@ -49,7 +49,9 @@ fn read_snapshot(reply: &Reply, topic: &Topic, own: impl Fn(NodeId) -> bool) -> 
         }
         for pair in held.list()?.chunks(2) {
             let [id, info] = pair else { return None };
-            snapshot.members.push((node, member(user(id)?, &info.bytes())?));
+            // One that cannot be read is left out: it must not cost the others their snapshot.
+            let read = user(id).and_then(|id| member(id, &info.bytes()));
+            snapshot.members.extend(read.map(|member| (node, member)));
         }
     }
     snapshot.cached = read_cached(cached, keep, topic)?;

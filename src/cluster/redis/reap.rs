@@ -11,6 +11,7 @@ use super::Redis;
 use super::connection::{Gone, Lost};
 use super::link::Link;
 use super::scripts::call;
+use crate::cluster::NodeId;
 
 /// Members and topics that are withdrawn at once.
 const CHUNK: &[u8] = b"1000";
@@ -58,7 +59,8 @@ pub(super) async fn withdraw(engine: &Redis, link: &Link, partition: usize, node
         let topics = topics.count().unwrap_or_default() as u64;
         engine.stats.withdrawn(topics);
         // Names that a node itself had before hold nothing by now, nor do those of who has left.
-        if topics > 0 {
+        let is_own = u64::from_str_radix(node, 16).is_ok_and(|node| engine.is_own(NodeId(node)));
+        if topics > 0 && !is_own {
             engine.stats.withdraws(node);
         }
         if done.number() != Some(0) {

@@ -1,5 +1,6 @@
 //! What the engine has done, and what it says in the log.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,9 @@ use crate::cluster::Report;
 
 /// How often one kind of bad data is logged, at most.
 const PERIOD: Duration = Duration::from_secs(60);
+
+/// Nodes whose end was logged that are remembered.
+const REMEMBERED: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Stats {
@@ -24,8 +28,8 @@ pub(super) struct Stats {
     reason: Mutex<Option<String>>,
     /// It has been reached in whole once.
     joined: AtomicBool,
-    /// The node that was withdrawn last, so that it is named once, and not for each partition.
-    buried: Mutex<String>,
+    /// The nodes that were withdrawn last, so that each is named once, and not for each partition.
+    buried: Mutex<VecDeque<String>>,
     /// When bad data was logged last, and how much came since.
     complained: Mutex<(Option<Instant>, u64)>,
 }
@@ -69,8 +73,11 @@ impl Stats {
     /// Another node is gone, and this one withdraws some of what it held.
     pub(super) fn withdraws(&self, node: &str) {
         let mut buried = self.buried.lock();
-        if *buried != node {
-            node.clone_into(&mut buried);
+        if !buried.iter().any(|known| known == node) {
+            buried.push_back(node.to_owned());
+            if buried.len() > REMEMBERED {
+                buried.pop_front();
+            }
             tracing::info!(node, "a node is gone: what it held is withdrawn");
         }
     }

@@ -40,14 +40,16 @@ pub(super) fn admit_from<'a>(
     request: &'a Parts,
     path: &str,
 ) -> Result<(Arc<App>, Query<'a>, Signed), Refusal> {
+    let admitted = admit(pusher, request, path);
+    if !admitted.as_ref().is_err_and(|refusal| refusal.status == StatusCode::UNAUTHORIZED) {
+        // Whoever signs rightly is let in from anywhere: an address may be that of many.
+        return admitted;
+    }
     if let Some(seconds) = pusher.addresses.locked_out(client) {
         let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, LOCKED_OUT);
         return Err(Refusal { retry_after: Some(seconds), ..refusal });
     }
-    let admitted = admit(pusher, request, path);
-    if admitted.as_ref().is_err_and(|refusal| refusal.status == StatusCode::UNAUTHORIZED) {
-        pusher.addresses.failed(client);
-    }
+    pusher.addresses.failed(client);
     admitted
 }
 

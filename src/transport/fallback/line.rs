@@ -156,6 +156,8 @@ impl Line {
         let mut state = self.state.lock();
         if state.number == number && state.reader.is_some() {
             std::mem::swap(&mut ended, &mut state.reader);
+            // Nobody is left who would have to begin another.
+            state.waits_until = None;
             state.moved(&self.changed);
         }
     }

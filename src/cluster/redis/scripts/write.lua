@@ -1,13 +1,13 @@
 -- Writes a node's share of a topic.
 -- ARGV: topic, node, sockets, listens, whole, snapshot, told ('' or milliseconds and 'n' where numbers
 -- are told), former names of the node by commas, milliseconds that a new world takes to settle,
--- cached for milliseconds, cached event, whether the topic was known to a world before, then for each
--- member: '+', '=' (the same, and it was known to a world before) or '-', user, info, limit or ''.
+-- cached for milliseconds, cached event, the world that knew this share before or '', then for each
+-- member: '+', '=' (the same, and that world knew it) or '-', user, info, limit or ''.
 local K, node, count = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local listens, whole, snapshot = ARGV[4] == '1', ARGV[5] == '1', ARGV[6] == '1'
 local told, former, window = ARGV[7], ARGV[8], tonumber(ARGV[9])
 local keep, cached = tonumber(ARGV[10]), ARGV[11]
-local was_known = ARGV[12] == '1'
+local knew = ARGV[12]
 local FIRST = 13
 
 local world = call('GET', T .. ':world')
@@ -22,8 +22,9 @@ if holds and told ~= '' and told ~= x.told then
   call('HSET', x.t, 'told', told)
 end
 if told ~= '' then x.told = told end
--- What a world before knew has been told then, and is not told again because that one is lost.
-if settling and was_known then x.known[''] = true end
+-- What a world knew has been told then, and is not told again because that one is lost.
+local lost = knew ~= '' and knew ~= id
+if lost then x.known[''] = true end
 
 local refused = {}
 if holds then
@@ -31,7 +32,7 @@ if holds then
   for i = FIRST, #ARGV, 4 do
     local op, user, info, limit = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
     if op ~= '-' then
-      if settling and op == '=' then x.known[user] = true end
+      if lost and op == '=' then x.known[user] = true end
       if limit and call('HEXISTS', x.u, user) == 0 and call('HLEN', x.u) >= limit then
         refused[#refused + 1] = user
       else

@@ -198,6 +198,21 @@ async fn a_reply_that_waits_to_be_replaced_is_left_alone_until_then() {
     assert!(line.next_look() > Instant::now());
 }
 
+/// Whoever hung up while the session waited for another reply once kept its task busy until it was missed.
+#[tokio::test(start_paused = true)]
+async fn who_hangs_up_a_reply_that_is_to_be_replaced_is_missed_after_the_grace() {
+    let (mailbox, line) = (mailbox(), Arc::new(Line::new()));
+    let mut reply = line.attach(Reading::Stream, Bytes::new());
+    mailbox.push(&Bytes::from("x".repeat(LONG_REPLY + 1)));
+    pass_on(&mailbox, &line).await;
+    assert_eq!(pieces(&mut reply).await.len(), LONG_REPLY + 1);
+    mailbox.push(&Bytes::from_static(b"later"));
+    pass_on(&mailbox, &line).await;
+    drop(reply);
+    assert_eq!(line.next_look(), Instant::now() + GRACE);
+    assert_eq!(line.look(Instant::now() + GRACE), Some(CloseReason::Lost));
+}
+
 /// Such a client once waited for ever, by a line that nobody wrote to.
 #[tokio::test(start_paused = true)]
 async fn whoever_comes_back_as_the_session_ends_is_broken_off() {
