@@ -16,7 +16,7 @@ use tokio_rustls::rustls::{HandshakeKind, ProtocolVersion};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Sockets that live through an exchange.
-const CROWD: usize = 200;
+const CROWD: usize = 1000;
 
 fn with_tls(folder: &Folder) -> Settings {
     let files = [("cert", folder.file("cert.pem")), ("key", folder.file("key.pem"))];
