@@ -73,6 +73,7 @@ async fn peers_that_are_dead_are_found_during_a_stop_too() {
     let settings = settings().server("drain_delay", LONG).server("shutdown_grace", GRACE);
     let mut broker = boot(settings.limit("activity_timeout", "1s").limit("pong_timeout", "1s")).await;
     let mut mute = broker.raw().await;
+    broker.has_sockets(1).await;
     broker.begin_stop();
     is_stopping(&broker).await;
     let (_, end) = mute.until_end().await;

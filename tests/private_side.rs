@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Broker, Http, boot, settings};
+use common::{Broker, Http, boot, eventually, settings};
 
 async fn asks(broker: &Broker, request: &str) -> u16 {
     let mut http = Http::to(broker.admin).await;
@@ -33,6 +33,8 @@ async fn web_pages_may_not_ask_where_no_token_is_wanted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_token_one_learns_whether_and_not_why() {
     let broker = boot(settings().admin("token", "s3cret")).await;
+    let probe = "GET /readyz HTTP/1.1\r\nHost: node7\r\n\r\n";
+    eventually("it is ready", async || asks(&broker, probe).await == 200).await;
     for (path, token, status, body) in [
         ("/healthz", "", 200, "yes"),
         ("/readyz", "", 200, "yes"),
