@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
@@ -20,13 +20,12 @@ use crate::model::clock::millis;
 use crate::model::network::network_of;
 use crate::model::rate::TokenBucket;
 use crate::model::turned_away::TurnedAway;
+use crate::repeats::Repeats;
 
 /// Addresses that are counted at once.
 const MAX_ADDRESSES: usize = 131_072;
 /// Of all unfinished handshakes, an address that has less than this part has few.
 const FEW_OF: usize = 1000;
-/// Between two lines in the log about those who are turned away.
-const LOG_PAUSE_MS: u64 = 10_000;
 
 /// What an address may have. 0 is no limit.
 #[derive(Debug, Clone, Default)]
@@ -57,7 +56,7 @@ pub struct Addresses {
     settings: Settings,
     metrics: Arc<Metrics>,
     started: Instant,
-    logged_ms: AtomicU64,
+    lines: Repeats,
 }
 
 struct Account {
@@ -93,7 +92,7 @@ impl Addresses {
             settings,
             metrics,
             started: Instant::now(),
-            logged_ms: AtomicU64::new(0),
+            lines: Repeats::new(),
         }
     }
 
@@ -132,7 +131,8 @@ impl Addresses {
         Ok(guest)
     }
 
-    /// Seconds for which the requests of an address are not looked at, after too many wrong signatures.
+    /// Seconds for which an address is not told what is wrong with its requests, after too many wrong
+    /// signatures.
     pub fn locked_out(&self, client: IpAddr) -> Option<u64> {
         if self.failing.load(Ordering::Relaxed) == 0 {
             return None;
@@ -201,20 +201,11 @@ impl Addresses {
     /// Counts somebody who is turned away, and tells the log now and then.
     pub fn turn_away(&self, reason: TurnedAway, client: IpAddr) -> TurnedAway {
         self.metrics.turned_away(reason);
-        if self.may_log() {
+        if let Some(left_out) = self.lines.due() {
             let (reason, times) = (reason.name(), self.metrics.times_turned_away(reason));
-            tracing::warn!(%client, reason, times, "turned away; if that is a proxy, name it in server.trusted_proxies");
+            tracing::warn!(%client, reason, times, left_out, "turned away; if that is a proxy, name it in server.trusted_proxies");
         }
         reason
-    }
-
-    fn may_log(&self) -> bool {
-        let (now_ms, logged_ms) = (self.now_ms() + LOG_PAUSE_MS, self.logged_ms.load(Ordering::Relaxed));
-        now_ms >= logged_ms + LOG_PAUSE_MS
-            && self
-                .logged_ms
-                .compare_exchange(logged_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
     }
 
     fn is_unlimited(&self, client: IpAddr) -> bool {

@@ -88,9 +88,9 @@ impl Apps {
         self.served.store(Arc::new(served));
     }
 
-    /// The app whose id stands in an API path.
-    pub fn by_id(&self, id: &str) -> Option<Arc<LiveApp>> {
-        self.served.load().by_id.get(id).cloned()
+    /// The app whose id stands in an API path, as it is now.
+    pub fn by_id(&self, id: &str) -> Option<Arc<App>> {
+        self.served.load().by_id.get(id).map(|live| Arc::clone(&live.now()))
     }
 
     /// The app that one of its active keys names.
@@ -135,7 +135,8 @@ mod tests {
         assert!(apps.by_key("a").is_none() && apps.by_id("1").is_none());
         apps.replace([app("1", &["d"], true)], |_| {});
         assert_eq!(held.end(), None);
-        assert!(apps.by_id("1").is_some_and(|app| Arc::ptr_eq(&app, &held)) && apps.by_key("a").is_none());
+        assert!(apps.by_key("d").is_some_and(|app| Arc::ptr_eq(&app, &held)) && apps.by_key("a").is_none());
+        assert_eq!(apps.by_id("1").map(|app| app.keys[0].key.clone()).as_deref(), Some("d"));
         assert_eq!(apps.all().len(), 1);
     }
 }

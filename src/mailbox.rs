@@ -24,6 +24,8 @@ use crate::model::transport::Transport;
 
 /// Buffers joined in one system call when a backlog is written.
 const WRITE_AT_ONCE: usize = 32;
+/// Mailboxes closed before others get their turn.
+const CLOSED_AT_ONCE: usize = 256;
 /// What a queued buffer costs beside its bytes; without it many tiny ones would slip through.
 const BUFFER_OVERHEAD: usize = 96;
 
@@ -68,6 +70,14 @@ struct Owed {
     seats: usize,
     /// The socket is in the channel again: what earlier seats are owed would come too late.
     cancelled_below: SeatId,
+}
+
+/// Closes many for one reason, and lets others have their turn meanwhile.
+pub async fn close_all(mailboxes: &[Arc<Mailbox>], reason: CloseReason) {
+    for chunk in mailboxes.chunks(CLOSED_AT_ONCE) {
+        chunk.iter().for_each(|mailbox| mailbox.close(reason));
+        tokio::task::yield_now().await;
+    }
 }
 
 impl Mailbox {

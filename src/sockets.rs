@@ -11,7 +11,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 
 use crate::apps::LiveApp;
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Mailbox, close_all};
 use crate::model::app::{App, AppId};
 use crate::model::clock::millis;
 use crate::model::close::CloseReason;
@@ -21,8 +21,6 @@ use crate::model::transport::Transport;
 /// Where sockets do not count before they are authorised, as many may wait for that as there may be
 /// in all, but at least this many.
 const MIN_WAITING: usize = 1000;
-/// Sockets closed before others get their turn.
-const CLOSED_AT_ONCE: usize = 256;
 
 /// Every open socket of the broker.
 pub struct Sockets {
@@ -219,10 +217,7 @@ impl Sockets {
         let tables: Vec<_> = self.apps.iter().map(|entry| Arc::clone(&entry)).collect();
         for (table, reason) in tables.iter().filter_map(|table| Some((table, table.app.end()?))) {
             let open: Vec<_> = table.open.iter().map(|socket| Arc::clone(&socket)).collect();
-            for chunk in open.chunks(CLOSED_AT_ONCE) {
-                chunk.iter().for_each(|mailbox| mailbox.close(reason));
-                tokio::task::yield_now().await;
-            }
+            close_all(&open, reason).await;
         }
     }
 

@@ -31,11 +31,8 @@ async fn nothing_more(receiver: &mut Receiver, nodes: &Nodes) -> Vec<Listener> {
     markers
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_channel_on_three_nodes_is_occupied_once_and_vacated_once() {
-    let mut receiver = Receiver::new().await;
-    let redis = Redis::start().await;
-    let nodes = Nodes::start(3, &redis.url(), told_to(&receiver, "0s")).await;
+/// Ada joins the room on every node, which is told once.
+async fn ada_on_every(nodes: &Nodes, receiver: &mut Receiver) -> Vec<Listener> {
     let mut listeners = Vec::new();
     for node in nodes.iter() {
         let listener = node.listener().await;
@@ -43,6 +40,15 @@ async fn a_channel_on_three_nodes_is_occupied_once_and_vacated_once() {
         listeners.push(listener);
     }
     receiver.expect([told("channel_occupied", ROOM), told_of("member_added", ROOM, "ada")]).await;
+    listeners
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_on_three_nodes_is_occupied_once_and_vacated_once() {
+    let mut receiver = Receiver::new().await;
+    let redis = Redis::start().await;
+    let nodes = Nodes::start(3, &redis.url(), told_to(&receiver, "0s")).await;
+    let listeners = ada_on_every(&nodes, &mut receiver).await;
     let _markers = nothing_more(&mut receiver, &nodes).await;
     for listener in &listeners {
         listener.unsubscribe(ROOM).await;
@@ -117,13 +123,7 @@ async fn what_redis_forgets_is_not_told_again() {
     let mut receiver = Receiver::new().await;
     let redis = Redis::start().await;
     let nodes = Nodes::start(2, &redis.url(), told_to(&receiver, "0s")).await;
-    let mut listeners = Vec::new();
-    for node in nodes.iter() {
-        let listener = node.listener().await;
-        listener.join(ROOM, "ada").await;
-        listeners.push(listener);
-    }
-    receiver.expect([told("channel_occupied", ROOM), told_of("member_added", ROOM, "ada")]).await;
+    let listeners = ada_on_every(&nodes, &mut receiver).await;
     redis.flush().await;
     for node in nodes.iter() {
         node.becomes(LOSSES, 1.0).await;

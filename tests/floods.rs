@@ -7,8 +7,8 @@ mod common;
 use std::time::Duration;
 
 use common::raw::{End, FIN, PING, TEXT, frame};
-use common::{Broker, HOME, Raw, Settings, Signed, boot, eventually, eventually_within, fallback, settings};
-use serde_json::{Value, json};
+use common::{Broker, Settings, Signed, boot, eventually, eventually_within, fallback, settings};
+use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
 /// At once 10 + 2 × 5 messages.
@@ -117,17 +117,6 @@ async fn clients_of_the_fallbacks_are_closed_too() {
     session.closed_with(4100).await;
 }
 
-/// A subscriber of `flood` that reads no event.
-async fn stuck(broker: &Broker, channel: &str) -> Raw {
-    let mut raw = Raw::open(broker.narrow_tcp().await, HOME).await;
-    raw.text(&json!({"event": "pusher:subscribe", "data": {"channel": channel}}).to_string()).await;
-    for expected in ["pusher:connection_established", "pusher_internal:subscription_succeeded"] {
-        let frame: Value = serde_json::from_slice(&raw.frame().await.expect("a frame").payload).unwrap();
-        assert_eq!(frame["event"], expected);
-    }
-    raw
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_all_is_bounded_and_those_with_most_of_it_pay() {
     const BUDGET: f64 = 1_048_576.0;
@@ -136,7 +125,7 @@ async fn what_waits_for_all_is_bounded_and_those_with_most_of_it_pay() {
     let mut witness = broker.witness().await;
     let mut crowd = Vec::new();
     for _ in 0..4 {
-        crowd.push(stuck(&broker, "flood").await);
+        crowd.push(broker.stuck_in("flood").await);
     }
     let mut http = broker.http().await;
     let event = json!({"name": "n", "channel": "flood", "data": "x".repeat(10_000)});

@@ -20,17 +20,6 @@ fn large(number: usize) -> String {
     format!("{number:08} {}", "x".repeat(10_000))
 }
 
-/// A subscriber that reads its success and then nothing more.
-async fn stuck_in(broker: &Broker, channel: &str) -> Raw {
-    let mut raw = Raw::open(broker.narrow_tcp().await, HOME).await;
-    raw.text(&json!({"event": "pusher:subscribe", "data": {"channel": channel}}).to_string()).await;
-    for expected in ["pusher:connection_established", "pusher_internal:subscription_succeeded"] {
-        let frame: Value = serde_json::from_slice(&raw.frame().await.expect("a frame").payload).unwrap();
-        assert_eq!(frame["event"], expected);
-    }
-    raw
-}
-
 /// The stuck reader resumes: it finds the beginning, without gaps, and then the end.
 async fn resumes(mut stuck: Raw) {
     let (texts, end) = stuck.until_end().await;
@@ -68,7 +57,7 @@ fn number_in(frame: &Value) -> usize {
 async fn a_client_that_stops_reading_is_closed_and_its_neighbour_hears_everything() {
     let broker = boot(strict()).await;
     let mut witness = broker.witness().await;
-    let stuck = stuck_in(&broker, "flood").await;
+    let stuck = broker.stuck_in("flood").await;
     let mut neighbour = broker.listeners(1).await.remove(0);
     let mut api = broker.api();
     let mut number = 0;
@@ -87,7 +76,7 @@ async fn a_client_that_stops_reading_is_closed_and_its_neighbour_hears_everythin
 async fn a_publisher_does_not_wait_for_a_stuck_reader() {
     let broker = boot(strict()).await;
     let mut witness = broker.witness().await;
-    let stuck = stuck_in(&broker, "flood").await;
+    let stuck = broker.stuck_in("flood").await;
     let requests = (0..1_000).map(|number| request("n", &large(number))).collect();
     in_time("a thousand replies", flood(&broker, requests)).await;
     let mut api = broker.api();
@@ -135,7 +124,7 @@ async fn a_client_that_asks_and_never_listens_is_bounded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn healthy_readers_hear_two_thousand_events_in_order() {
     let broker = boot(settings()).await;
-    let _stuck = stuck_in(&broker, "flood").await;
+    let _stuck = broker.stuck_in("flood").await;
     let mut readers = JoinSet::new();
     for mut client in broker.listeners(5).await {
         readers.spawn(async move {

@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 
 use super::observe;
 use crate::certificates::Certificates;
-use crate::config::{Config, Problems, Protection};
+use crate::config::{Config, Problems};
+use crate::model::app::App;
 use crate::notify;
 use crate::pusher::Pusher;
 use crate::webhook::Webhooks;
@@ -129,81 +130,60 @@ impl Control {
     }
 }
 
+fn app_of<'a>(config: &'a Config, id: &str) -> Option<&'a App> {
+    config.apps.iter().find(|app| *app.id == *id)
+}
+
 fn compare(old: &Config, new: &Config) -> Reloaded {
-    let of = |config: &Config, id: &str| config.apps.iter().find(|app| *app.id == *id).cloned();
     let (log_level, warnings) = (new.log.level.clone(), new.warnings.clone());
     let mut reloaded = Reloaded { log_level, warnings, ..Reloaded::default() };
     for app in &new.apps {
-        match of(old, &app.id) {
+        match app_of(old, &app.id) {
             None => reloaded.added.push(app.id.to_string()),
-            Some(before) if before != *app => reloaded.changed.push(app.id.to_string()),
+            Some(before) if before != app => reloaded.changed.push(app.id.to_string()),
             Some(_) => {}
         }
     }
-    let gone = old.apps.iter().filter(|app| of(new, &app.id).is_none());
+    let gone = old.apps.iter().filter(|app| app_of(new, &app.id).is_none());
     reloaded.removed.extend(gone.map(|app| app.id.to_string()));
     reloaded
+}
+
+/// The fields in which two values differ, each behind the name of its section.
+macro_rules! differing {
+    ($section:literal, $old:expr, $new:expr, $($field:ident),* $(,)?) => {
+        [$((concat!($section, stringify!($field)), $old.$field != $new.$field)),*]
+    };
 }
 
 /// The settings in which the two differ and that hold until a restart.
 fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
     let (server, new_server) = (&old.server, &new.server);
-    let differs = [
-        ("server.listen", server.listen != new_server.listen),
-        ("server.path_prefix", server.path_prefix != new_server.path_prefix),
-        (
-            "server.trusted_proxies",
-            (&server.trusted_proxies, server.trusts_unix)
-                != (&new_server.trusted_proxies, new_server.trusts_unix),
-        ),
-        ("server.proxy_protocol", server.proxy_protocol != new_server.proxy_protocol),
-        ("server.shutdown_grace", server.shutdown_grace != new_server.shutdown_grace),
-        ("server.drain_delay", server.drain_delay != new_server.drain_delay),
-        ("server.drain_window", server.drain_window != new_server.drain_window),
-        ("server.header_timeout", server.header_timeout != new_server.header_timeout),
-        ("server.body_timeout", server.body_timeout != new_server.body_timeout),
-        ("server.max_mailbox_bytes", server.max_mailbox_bytes != new_server.max_mailbox_bytes),
-        ("server.max_mailboxes_bytes", server.max_mailboxes_bytes != new_server.max_mailboxes_bytes),
-        ("server.max_queue_bytes", server.max_queue_bytes != new_server.max_queue_bytes),
-        ("server.queue_timeout", server.queue_timeout != new_server.queue_timeout),
-        ("server.max_cache_bytes", server.max_cache_bytes != new_server.max_cache_bytes),
-        ("server.max_fallback_sessions", server.max_fallback_sessions != new_server.max_fallback_sessions),
-        (
-            "server.max_fallback_sessions_per_ip",
-            server.max_fallback_sessions_per_ip != new_server.max_fallback_sessions_per_ip,
-        ),
-        ("server.subscription_errors", server.subscription_errors != new_server.subscription_errors),
-        ("server.reload_on_change", server.reload_on_change != new_server.reload_on_change),
-        ("server.tls", server.tls != new_server.tls),
-        ("admin", old.admin != new.admin),
-        ("log.format", old.log.format != new.log.format),
-        ("cluster", old.cluster != new.cluster),
-        ("webhooks", old.webhooks != new.webhooks),
-    ];
-    let differs = differs.into_iter().chain(fixed_protection(&server.protection, &new_server.protection));
-    let mut fixed: Vec<_> = differs.filter(|(_, differs)| *differs).map(|(key, _)| key).collect();
+    #[rustfmt::skip]
+    let of_server = differing!(
+        "server.", server, new_server,
+        listen, path_prefix, trusted_proxies, proxy_protocol, shutdown_grace, drain_delay, drain_window,
+        header_timeout, body_timeout, max_mailbox_bytes, max_mailboxes_bytes, max_queue_bytes, queue_timeout,
+        max_cache_bytes, max_fallback_sessions, max_fallback_sessions_per_ip, subscription_errors,
+        reload_on_change, tls,
+    );
+    // "unix" among the proxies is a flag of its own.
+    let only_unix =
+        server.trusts_unix != new_server.trusts_unix && server.trusted_proxies == new_server.trusted_proxies;
+    let of_proxies = [("server.trusted_proxies", only_unix)];
+    let of_others = differing!("", old, new, admin, cluster, webhooks);
+    let of_log = differing!("log.", old.log, new.log, format);
+    #[rustfmt::skip]
+    let of_protection = differing!(
+        "server.", server.protection, new_server.protection,
+        max_connections_per_ip, connections_per_second_per_ip, max_handshakes, max_handshakes_per_ip,
+        max_failed_requests_per_ip, failed_requests_window, unlimited_clients,
+    );
+    let all = of_server.into_iter().chain(of_proxies).chain(of_protection).chain(of_others).chain(of_log);
+    let mut fixed: Vec<_> = all.filter(|(_, differs)| *differs).map(|(key, _)| key).collect();
     if fixed.is_empty() && server != new_server {
         // A setting that is missing above must not be taken for live.
         fixed.push("server");
     }
     fixed
-}
-
-/// The same of what protects against floods.
-fn fixed_protection(old: &Protection, new: &Protection) -> [(&'static str, bool); 7] {
-    [
-        ("server.max_connections_per_ip", old.max_connections_per_ip != new.max_connections_per_ip),
-        (
-            "server.connections_per_second_per_ip",
-            old.connections_per_second_per_ip != new.connections_per_second_per_ip,
-        ),
-        ("server.max_handshakes", old.max_handshakes != new.max_handshakes),
-        ("server.max_handshakes_per_ip", old.max_handshakes_per_ip != new.max_handshakes_per_ip),
-        (
-            "server.max_failed_requests_per_ip",
-            old.max_failed_requests_per_ip != new.max_failed_requests_per_ip,
-        ),
-        ("server.failed_requests_window", old.failed_requests_window != new.failed_requests_window),
-        ("server.unlimited_clients", old.unlimited_clients != new.unlimited_clients),
-    ]
 }

@@ -10,12 +10,9 @@ use super::users::{State, User};
 use super::watch::Watcher;
 use super::{AppHub, Shared};
 use crate::cluster::{Change, Following, Next, Order, Share, Topic, Written};
-use crate::mailbox::Mailbox;
+use crate::mailbox::close_all;
 use crate::model::close::CloseReason;
 use crate::model::member::UserId;
-
-/// Sockets closed before others get their turn.
-const CLOSED_AT_ONCE: usize = 256;
 
 /// What is known of a user's sockets on other nodes.
 #[derive(Default)]
@@ -77,14 +74,7 @@ impl AppHub {
         let sockets = self.sockets_of(id);
         tracing::debug!(app = %self.id, sockets = sockets.len(), "user terminated");
         // By a task: a caller that hangs up must not leave half of them. It cannot fail but by a panic.
-        let _ = tokio::spawn(close(sockets)).await;
-    }
-}
-
-async fn close(sockets: Vec<Arc<Mailbox>>) {
-    for chunk in sockets.chunks(CLOSED_AT_ONCE) {
-        chunk.iter().for_each(|mailbox| mailbox.close(CloseReason::Terminated));
-        tokio::task::yield_now().await;
+        let _ = tokio::spawn(async move { close_all(&sockets, CloseReason::Terminated).await }).await;
     }
 }
 

@@ -180,20 +180,16 @@ async fn serve_proxied(
         header = header => header,
         () = stopped(&mut arrived.stop) => return,
     };
-    match header {
+    let why = match header {
         Ok(Ok(Proxied { client, tls: by_tls })) => {
             arrived.origin = Origin { peer: Peer::Tcp(client.unwrap_or(peer)), tls: by_tls };
-            go_on(tls, stream, arrived);
+            return go_on(tls, stream, arrived);
         }
-        Ok(Err(error)) => {
-            tracing::debug!(%peer, %error, "no PROXY header");
-            arrived.server.pusher.addresses.turn_away(TurnedAway::NoProxyHeader, peer.ip());
-        }
-        Err(_) => {
-            tracing::debug!(%peer, "no PROXY header in time");
-            arrived.server.pusher.addresses.turn_away(TurnedAway::NoProxyHeader, peer.ip());
-        }
-    }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "it did not come in time".to_owned(),
+    };
+    tracing::debug!(%peer, why, "no PROXY header");
+    arrived.server.pusher.addresses.turn_away(TurnedAway::NoProxyHeader, peer.ip());
 }
 
 async fn serve_tls(tls: TlsAcceptor, stream: TcpStream, mut arrived: Arrived) {

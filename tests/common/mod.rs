@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fanfare::certificates::Certificates;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
@@ -205,6 +205,17 @@ impl Broker {
         let mut client = opened.expect("the upgrade is completed");
         client.expect_established().await;
         client
+    }
+
+    /// A subscriber that reads its success and then nothing more.
+    pub async fn stuck_in(&self, channel: &str) -> Raw {
+        let mut raw = Raw::open(self.narrow_tcp().await, HOME).await;
+        raw.text(&json!({"event": "pusher:subscribe", "data": {"channel": channel}}).to_string()).await;
+        for expected in ["pusher:connection_established", "pusher_internal:subscription_succeeded"] {
+            let frame: Value = serde_json::from_slice(&raw.frame().await.expect("a frame").payload).unwrap();
+            assert_eq!(frame["event"], expected);
+        }
+        raw
     }
 
     /// A TCP connection whose kernel buffers are as small as they get.

@@ -39,5 +39,5 @@ pub(super) fn encode(metrics: &Metrics, encoder: &mut DescriptorEncoder<'_>) -> 
     counters(encoder, "auth_failures", "What was refused for its signature or credentials", unproven)?;
     let turned_away =
         TurnedAway::ALL.map(|reason| ([("reason", reason.name())], metrics.times_turned_away(reason)));
-    counters(encoder, "turned_away", "Connections and requests refused unlooked at, by reason", turned_away)
+    counters(encoder, "turned_away", "Connections and requests turned away, by reason", turned_away)
 }

@@ -30,10 +30,11 @@ pub(super) struct Signed {
     plus: Plus,
 }
 
-/// As [`admit`], unless too many requests of `client` had a wrong signature; then nothing is checked.
+/// As [`admit`]. Once too many requests of `client` had a wrong signature, further ones are not told what
+/// is wrong with them.
 ///
 /// # Errors
-/// 429 then; otherwise the same.
+/// 429 in place of 401 then; otherwise the same.
 pub(super) fn admit_from<'a>(
     client: IpAddr,
     pusher: &Pusher,
@@ -81,7 +82,7 @@ fn admit<'a>(
 fn app_by_id(pusher: &Pusher, rest: &str) -> Result<Arc<App>, Refusal> {
     let id = rest.split('/').next().and_then(|id| decode(id, Plus::Literal));
     let app = id.and_then(|id| pusher.apps.by_id(&id));
-    app.map(|app| Arc::clone(&app.now())).ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "Unknown app id"))
+    app.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "Unknown app id"))
 }
 
 /// The app of a path that names none: that of the key which signs.

@@ -14,7 +14,6 @@ local world = call('GET', T .. ':world')
 if not world or not call('ZSCORE', T .. ':nodes', node) then return {'GONE'} end
 
 local id, created = string.match(world, '^(%x+):(%d+)$')
-local settling = now - (tonumber(created) or 0) < window
 
 local x = open(K)
 local holds = count > 0 or listens
@@ -78,6 +77,7 @@ if snapshot then
     end
   end
   local e = T .. ':e:' .. K
+  local settling = now - (tonumber(created) or 0) < window
   answer[5] = {counts, members, call('GET', e) or '', call('PTTL', e), settling and 1 or 0}
 end
 return answer
