@@ -35,7 +35,7 @@ use crate::notify;
 use crate::pusher::{self, Pusher, PusherFormat, PusherWebhooks, rest};
 use crate::server::{self, Listener, Server};
 use crate::tasks::forever;
-use crate::transport::fallback::{self, Sessions};
+use crate::transport::fallback::{self, Peers};
 use crate::transport::{Framing, liveness};
 use crate::watchdog::Watchdog;
 use crate::webhook::Webhooks;
@@ -225,7 +225,7 @@ fn server(config: &Config, pusher: Arc<Pusher>) -> Server {
         max_per_address: config.server.max_fallback_sessions_per_ip,
         body_timeout: config.server.body_timeout,
     };
-    let fallback = Arc::new(Sessions::new(Arc::clone(&pusher.sockets), fallback));
+    let fallback = Arc::new(Peers::new(Arc::clone(&pusher.sockets), fallback));
     Server { pusher, fallback, settings }
 }
 

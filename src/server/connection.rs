@@ -52,12 +52,12 @@ pub(super) async fn serve<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(st
             }
         }
         () = pause.exceeds(limit) => {
-            tracing::debug!(peer = %origin.peer, "no request in time");
+            tracing::debug!(remote = %origin.remote, "no request in time");
             None
         }
     };
     if let Some(Err(error)) = ended {
-        tracing::debug!(peer = %origin.peer, %error, "HTTP connection ended");
+        tracing::debug!(remote = %origin.remote, %error, "HTTP connection ended");
     }
 }
 

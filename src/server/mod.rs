@@ -27,7 +27,7 @@ use crate::accept::{self, UnixListener};
 use crate::addresses::Guest;
 use crate::model::turned_away::TurnedAway;
 use crate::pusher::{Door, Pusher};
-use crate::transport::fallback::Sessions;
+use crate::transport::fallback::Peers;
 
 /// How connections are served.
 #[derive(Debug, Clone)]
@@ -58,7 +58,7 @@ pub struct Server {
     /// The protocol behind the public paths.
     pub pusher: Arc<Pusher>,
     /// The sockets that HTTP carries.
-    pub fallback: Arc<Sessions<Door>>,
+    pub fallback: Arc<Peers<Door>>,
     /// How connections are served.
     pub settings: Settings,
 }
@@ -122,7 +122,7 @@ impl Arrivals {
     /// Whoever is turned away is hung up on: nothing costs less.
     fn tcp(&self, tls: Option<TlsAcceptor>, stream: TcpStream, peer: SocketAddr) {
         let (server, ip) = (&self.server, peer.ip());
-        let Some(arrived) = self.arrived(Peer::Tcp(peer)) else { return };
+        let Some(arrived) = self.arrived(Remote::Tcp(peer)) else { return };
         if !server.settings.proxy_protocol {
             go_on(tls, stream, arrived);
         } else if server.settings.trusts(ip) {
@@ -134,17 +134,17 @@ impl Arrivals {
 
     /// Programs of this machine send no PROXY header.
     fn unix(&self, stream: UnixStream) {
-        if let Some(mut arrived) = self.arrived(Peer::Unix)
-            && arrived.guest.comes_from(Peer::Unix.ip()).is_ok()
+        if let Some(mut arrived) = self.arrived(Remote::Unix)
+            && arrived.guest.comes_from(Remote::Unix.ip()).is_ok()
         {
             tokio::spawn(serve(stream, arrived));
         }
     }
 
-    fn arrived(&self, peer: Peer) -> Option<Arrived> {
-        let guest = self.server.pusher.addresses.knock(peer.ip()).ok()?;
+    fn arrived(&self, remote: Remote) -> Option<Arrived> {
+        let guest = self.server.pusher.addresses.knock(remote.ip()).ok()?;
         let (server, stop, alive) = (Arc::clone(&self.server), self.stop.clone(), self.alive.clone());
-        Some(Arrived { server, origin: Origin { peer, tls: false }, guest, stop, alive })
+        Some(Arrived { server, origin: Origin { remote, tls: false }, guest, stop, alive })
     }
 }
 
@@ -159,7 +159,7 @@ struct Arrived {
 
 /// Serves a connection of which it is known where it comes from, unless that is above a limit.
 fn go_on(tls: Option<TlsAcceptor>, stream: TcpStream, mut arrived: Arrived) {
-    if arrived.guest.comes_from(arrived.origin.peer.ip()).is_err() {
+    if arrived.guest.comes_from(arrived.origin.remote.ip()).is_err() {
         return;
     }
     match tls {
@@ -182,7 +182,7 @@ async fn serve_proxied(
     };
     let why = match header {
         Ok(Ok(Proxied { client, tls: by_tls })) => {
-            arrived.origin = Origin { peer: Peer::Tcp(client.unwrap_or(peer)), tls: by_tls };
+            arrived.origin = Origin { remote: Remote::Tcp(client.unwrap_or(peer)), tls: by_tls };
             return go_on(tls, stream, arrived);
         }
         Ok(Err(error)) => error.to_string(),
@@ -199,32 +199,32 @@ async fn serve_tls(tls: TlsAcceptor, stream: TcpStream, mut arrived: Arrived) {
         () = stopped(&mut arrived.stop) => return,
     };
     arrived.origin.tls = true;
-    let peer = arrived.origin.peer;
+    let remote = arrived.origin.remote;
     match shaken {
         // In a task of its own: this one keeps the size of the handshake for ever.
         Ok(Ok(stream)) => drop(tokio::spawn(serve(stream, arrived))),
-        Ok(Err(error)) => tracing::debug!(%peer, %error, "no TLS handshake"),
-        Err(_) => tracing::debug!(%peer, "no TLS handshake in time"),
+        Ok(Err(error)) => tracing::debug!(%remote, %error, "no TLS handshake"),
+        Err(_) => tracing::debug!(%remote, "no TLS handshake in time"),
     }
 }
 
 /// Where a connection comes from, by a PROXY header if it has one.
 #[derive(Debug, Clone, Copy)]
 struct Origin {
-    peer: Peer,
+    remote: Remote,
     /// The client came by TLS.
     tls: bool,
 }
 
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy)]
-enum Peer {
+enum Remote {
     Tcp(SocketAddr),
     /// Some program of this machine.
     Unix,
 }
 
-impl Peer {
+impl Remote {
     /// Its address; all of a Unix socket are one, which nobody else can have.
     fn ip(self) -> IpAddr {
         match self {
@@ -234,7 +234,7 @@ impl Peer {
     }
 }
 
-impl fmt::Display for Peer {
+impl fmt::Display for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue};
 use hyper::{Request, StatusCode};
 
-use super::{Alive, Origin, Peer, Server};
+use super::{Alive, Origin, Remote, Server};
 use crate::addresses::Guest;
 use crate::http::{self, Reply};
 use crate::model::turned_away::TurnedAway;
@@ -42,7 +42,7 @@ pub(super) async fn route(
     // As one library asks to end a user's connections.
     let is_user = path.starts_with("/users/") && !is_upgrade(&request);
     if path.starts_with("/apps/") || is_user {
-        let client = client_address(server, &request, origin.peer);
+        let client = client_address(server, &request, origin.remote);
         return rest::answer(pusher, request, path, client).await;
     }
     if is_upgrade(&request) {
@@ -55,7 +55,7 @@ pub(super) async fn route(
             let entry = if has_room { entry } else { entry.over_capacity() };
             entry.open(transport, None)
         };
-        let client = client_address(server, &request, origin.peer);
+        let client = client_address(server, &request, origin.remote);
         return server.fallback.answer(request, session, client, alive.clone(), open).await;
     }
     if path.starts_with("/timeline/") {
@@ -71,15 +71,15 @@ fn statistics() -> Reply {
     reply
 }
 
-fn is_trusted(server: &Server, peer: Peer) -> bool {
-    match peer {
-        Peer::Tcp(_) => server.settings.trusts(peer.ip()),
-        Peer::Unix => server.settings.trusts_unix,
+fn is_trusted(server: &Server, remote: Remote) -> bool {
+    match remote {
+        Remote::Tcp(_) => server.settings.trusts(remote.ip()),
+        Remote::Unix => server.settings.trusts_unix,
     }
 }
 
 fn arrival(server: &Server, request: &Request<Incoming>, origin: Origin) -> Arrival {
-    Arrival { secure: origin.tls || proxy_had_tls(server, request, origin.peer) }
+    Arrival { secure: origin.tls || proxy_had_tls(server, request, origin.remote) }
 }
 
 /// Who is counted for a socket: the connection, unless it is a proxy's; `None` if nobody is.
@@ -89,8 +89,8 @@ fn host(
     origin: Origin,
     connection: &Arc<Guest>,
 ) -> Result<Option<Arc<Guest>>, TurnedAway> {
-    let client = client_address(server, request, origin.peer);
-    let guest = if client == origin.peer.ip() {
+    let client = client_address(server, request, origin.remote);
+    let guest = if client == origin.remote.ip() {
         Arc::clone(connection)
     } else {
         Arc::new(server.pusher.addresses.visit(client)?)
@@ -99,12 +99,12 @@ fn host(
 }
 
 /// Where a client is: behind trusted proxies, the last address that none of them has.
-fn client_address(server: &Server, request: &Request<Incoming>, peer: Peer) -> IpAddr {
+fn client_address(server: &Server, request: &Request<Incoming>, remote: Remote) -> IpAddr {
     let lines = request.headers().get_all("x-forwarded-for").iter().rev();
     // What is no address ends the walk: what stands before it may be the client's own words.
     let lines = lines.map(|value| value.to_str().unwrap_or_default());
     let mut hops = lines.flat_map(|line| line.rsplit(',')).map(forwarded_address);
-    let (mut client, mut trusted) = (peer.ip(), is_trusted(server, peer));
+    let (mut client, mut trusted) = (remote.ip(), is_trusted(server, remote));
     while trusted && let Some(Some(hop)) = hops.next() {
         client = hop.to_canonical();
         trusted = server.settings.trusts(client);
@@ -120,8 +120,8 @@ fn forwarded_address(text: &str) -> Option<IpAddr> {
 }
 
 /// By a trusted proxy's word.
-fn proxy_had_tls(server: &Server, request: &Request<Incoming>, peer: Peer) -> bool {
-    let trusted = is_trusted(server, peer);
+fn proxy_had_tls(server: &Server, request: &Request<Incoming>, remote: Remote) -> bool {
+    let trusted = is_trusted(server, remote);
     let proto = request.headers().get("x-forwarded-proto").and_then(|value| value.to_str().ok());
     // Of several proxies, the one that the client reached stands first.
     let proto = proto.and_then(|proto| proto.split(',').next()).map(str::trim).unwrap_or_default();

@@ -16,7 +16,7 @@ mod table;
 use bytes::Bytes;
 
 pub use self::path::{Action, Path};
-pub use self::table::{Sessions, Settings};
+pub use self::table::{Peers, Settings};
 
 use crate::model::quoted::push_escaped;
 

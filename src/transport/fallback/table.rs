@@ -50,7 +50,7 @@ pub struct Settings {
 }
 
 /// Every session of the fallbacks.
-pub struct Sessions<S> {
+pub struct Peers<S> {
     table: DashMap<Arc<str>, Arc<Peer<S>>>,
     /// How many each network has; see [`network_of`].
     addresses: DashMap<IpAddr, usize>,
@@ -63,25 +63,25 @@ pub struct Sessions<S> {
 
 /// A session's place in the table. Dropping it gives it back.
 struct Place<S> {
-    sessions: Arc<Sessions<S>>,
+    peers: Arc<Peers<S>>,
     address: IpAddr,
     key: Arc<str>,
 }
 
 impl<S> Drop for Place<S> {
     fn drop(&mut self) {
-        self.sessions.table.remove(&self.key);
-        self.sessions.leave(self.address);
+        self.peers.table.remove(&self.key);
+        self.peers.leave(self.address);
     }
 }
 
 /// A session whose client has not heard of its end.
-struct Untold<S>(Arc<Sessions<S>>);
+struct Untold<S>(Arc<Peers<S>>);
 
 impl<S> Untold<S> {
-    fn new(sessions: &Arc<Sessions<S>>) -> Self {
-        sessions.untold.send_modify(|count| *count += 1);
-        Self(Arc::clone(sessions))
+    fn new(peers: &Arc<Peers<S>>) -> Self {
+        peers.untold.send_modify(|count| *count += 1);
+        Self(Arc::clone(peers))
     }
 }
 
@@ -91,7 +91,7 @@ impl<S> Drop for Untold<S> {
     }
 }
 
-impl<S> Sessions<S> {
+impl<S> Peers<S> {
     /// An empty table; its sessions are among `sockets`.
     pub fn new(sockets: Arc<Sockets>, settings: Settings) -> Self {
         let (table, addresses, count) = (DashMap::new(), DashMap::new(), AtomicUsize::new(0));
@@ -130,7 +130,7 @@ impl<S> Sessions<S> {
     }
 }
 
-impl<S: Session> Sessions<S> {
+impl<S: Session> Peers<S> {
     /// Answers a request to a session. `open` opens the socket of a new one, or refuses it where there
     /// is no room; `alive` is held until it has ended.
     pub async fn answer(
@@ -232,7 +232,7 @@ impl<S: Session> Sessions<S> {
                 Arc::clone(&free.insert(Arc::new(Peer::new(opened, Arc::clone(&self.sockets)))))
             }
         };
-        let place = Place { sessions: Arc::clone(self), address, key };
+        let place = Place { peers: Arc::clone(self), address, key };
         let reply = begun(&peer, reading);
         tokio::spawn(peer.drive(alive, Untold::new(self), place));
         reply
