@@ -41,3 +41,18 @@ async fn a_refused_request_has_one_too() {
         assert_eq!(reply.header("x-request-id"), Some("mine"), "{request}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_request_without_one_is_given_one_of_its_own() {
+    let broker = boot(settings()).await;
+    let mut given = Vec::new();
+    for id in [None, Some("a b")] {
+        let unknown = Signed::get("/apps/1/nothing").header("X-Request-Id", id);
+        let reply = broker.api().send(&unknown).await;
+        assert_eq!(reply.status, 404);
+        let id = reply.header("x-request-id").expect("a name").to_owned();
+        assert!(id.len() == 16 && id.bytes().all(|digit| digit.is_ascii_hexdigit()), "{id}");
+        given.push(id);
+    }
+    assert_ne!(given[0], given[1]);
+}

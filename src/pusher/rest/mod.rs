@@ -93,9 +93,13 @@ impl From<BodyError> for Refusal {
 /// the configured prefix, still encoded; `client` is where the request comes from.
 pub async fn answer(pusher: &Pusher, request: Request<Incoming>, path: &str, client: IpAddr) -> Reply {
     let endpoint = endpoint(request.method(), path);
-    let id = request_id::of(request.headers());
+    let mut id = request_id::of(request.headers());
+    let answered = route(pusher, request, path, client).await;
+    if id.is_none() && (answered.is_err() || tracing::enabled!(tracing::Level::DEBUG)) {
+        id = request_id::made();
+    }
     let shown = id.as_ref().and_then(|id| id.to_str().ok());
-    let mut reply = match route(pusher, request, path, client).await {
+    let mut reply = match answered {
         Ok(reply) => {
             tracing::debug!(id = shown, path, status = reply.status().as_u16(), "API request");
             reply

@@ -1,5 +1,5 @@
-//! What a request goes by in the log and in its reply, if its sender has given it a name (protocol.md
-//! §6.13). To name the others would cost a publish 3 %.
+//! What a request goes by in the log and in its reply (protocol.md §6.13): the name that its sender has
+//! given it, or else one made here if it is refused or logged. To name all others would cost a publish 3 %.
 
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
@@ -12,6 +12,12 @@ const MAX_LENGTH: usize = 64;
 /// The request's name, if it is 1 to 64 visible ASCII characters.
 pub(super) fn of(headers: &HeaderMap) -> Option<HeaderValue> {
     headers.get(&HEADER).filter(|name| is_sane(name)).cloned()
+}
+
+/// A name for a request that has none: 16 hexadecimal digits. `None` if the system gives nothing random.
+pub(super) fn made() -> Option<HeaderValue> {
+    let random = getrandom::u64().ok()?;
+    HeaderValue::try_from(format!("{random:016x}")).ok()
 }
 
 fn is_sane(name: &HeaderValue) -> bool {
@@ -34,6 +40,13 @@ mod tests {
         {
             assert_eq!(named(name.as_bytes()).unwrap(), name);
         }
+    }
+
+    #[test]
+    fn a_name_that_is_made_is_a_sane_one() {
+        let name = made().unwrap();
+        assert_eq!(named(name.as_bytes()).unwrap(), name);
+        assert_ne!(made().unwrap(), name);
     }
 
     #[test]
