@@ -157,6 +157,22 @@ async fn a_storm_of_scrapes_holds_up_no_event() {
     assert_eq!(metrics.get(requests), EVENTS as f64);
 }
 
+/// The excepted socket was counted once.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_an_event_is_not_for_is_not_counted_among_its_deliveries() {
+    let broker = boot(settings()).await;
+    let mut listeners = broker.listeners(3).await;
+    let sender = listeners[0].socket_id.clone();
+    let body = json!({"name": "e", "channel": "flood", "data": "d", "socket_id": sender});
+    broker.api().post("/events", &body).await.expect_ok();
+    for listener in &mut listeners[1..] {
+        listener.expect_event("flood", "e", "d").await;
+    }
+    broker.becomes("fanfare_deliveries_total", 2.0).await;
+    let frame = json!({"event": "e", "channel": "flood", "data": "d"}).to_string();
+    assert!(broker.metrics().await.get("fanfare_delivered_bytes_total") >= 2.0 * frame.len() as f64);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn scrapers_get_the_form_that_they_accept() {
     let broker = boot(settings()).await;

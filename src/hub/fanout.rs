@@ -190,9 +190,14 @@ impl Segment {
             chunk.extend((from..to).filter_map(|slot| state.seats.get(slot)).cloned());
             (to < end).then_some(to)
         };
-        shared.metrics.deliveries.add(chunk.len() * round.batch.len());
-        let given = chunk.drain(..).map(|seat| round.give(&self.channel, &seat, &shared.formats));
-        shared.metrics.delivered_bytes.add(given.sum());
+        let (mut events, mut bytes) = (0, 0);
+        for seat in chunk.drain(..) {
+            let given = round.give(&self.channel, &seat, &shared.formats);
+            events += given.events;
+            bytes += given.bytes;
+        }
+        shared.metrics.deliveries.add(events);
+        shared.metrics.delivered_bytes.add(bytes);
         round.chunk = chunk;
         next
     }
@@ -322,14 +327,20 @@ struct Round {
     chunk: Vec<Seat>,
 }
 
+/// What a subscriber was given.
+struct Given {
+    events: usize,
+    bytes: usize,
+}
+
 impl Round {
     fn new(batch: Vec<Queued>) -> Self {
         let excepts = batch.iter().filter_map(|queued| queued.published.event.except).collect();
         Self { batch, excepts, joined: Default::default(), chunk: Vec::new() }
     }
 
-    /// Gives a subscriber what of the round is meant for it. Returns the bytes of that.
-    fn give(&mut self, channel: &ChannelName, seat: &Seat, formats: &Formats) -> usize {
+    /// Gives a subscriber what of the round is meant for it.
+    fn give(&mut self, channel: &ChannelName, seat: &Seat, formats: &Formats) -> Given {
         let Subscriber { mailbox, format } = &seat.subscriber;
         let throughout = self.batch.first().is_some_and(|first| seat.since <= first.position)
             && self.batch.last().is_some_and(|last| last.position <= seat.until);
@@ -337,18 +348,21 @@ impl Round {
         if throughout && !excepted {
             let frames = self.joined(*format, formats);
             mailbox.deliver(channel, seat.id, frames);
-            return frames.len();
+            let bytes = frames.len();
+            return Given { events: self.batch.len(), bytes };
         }
         let socket = mailbox.socket();
         let mine = |queued: &&Queued| {
             (seat.since..=seat.until).contains(&queued.position)
                 && queued.published.event.except != Some(socket)
         };
-        let frames = join(self.batch.iter().filter(mine), *format, formats);
-        if !frames.is_empty() {
+        let mut events = 0;
+        let mine = self.batch.iter().filter(mine).inspect(|_| events += 1);
+        let frames = join(mine, *format, formats);
+        if events > 0 {
             mailbox.deliver(channel, seat.id, &frames);
         }
-        frames.len()
+        Given { events, bytes: frames.len() }
     }
 
     fn joined(&mut self, format: FormatId, formats: &Formats) -> &Bytes {

@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep_until};
 
 pub(super) use self::apps::OTHER;
 
-use self::apps::Listed;
+use self::apps::{Known, Listed};
 use self::text::Form;
 use super::{Admin, cluster, webhooks};
 use crate::http::{self, Reply};
@@ -37,7 +37,13 @@ const MAX_REST: Duration = Duration::from_secs(1);
 /// Whoever asks while one is under way shares the next with all others who do. Between two there is
 /// a rest as long as the last one took: a storm of scrapes takes half a core at most.
 #[derive(Default)]
-pub struct Scrapes(Mutex<Option<Reading>>);
+pub struct Scrapes(Mutex<Past>);
+
+#[derive(Default)]
+struct Past {
+    apps: Known,
+    last: Option<Reading>,
+}
 
 struct Reading {
     began: Instant,
@@ -60,25 +66,25 @@ pub(super) async fn scrape(admin: &Arc<Admin>, headers: &HeaderMap) -> Reply {
 /// All metrics in the OpenMetrics text format, as they have been at some time since this was called.
 async fn read(admin: &Arc<Admin>) -> Result<Arc<str>, fmt::Error> {
     let asked = Instant::now();
-    let mut last = admin.scrapes.0.lock().await;
-    if let Some(reading) = &*last {
+    let mut past = admin.scrapes.0.lock().await;
+    if let Some(reading) = &past.last {
         if reading.began >= asked {
             return Ok(Arc::clone(&reading.text));
         }
         sleep_until(reading.rested).await;
     }
     let began = Instant::now();
-    let text: Arc<str> = exposition(admin)?.into();
+    let text: Arc<str> = exposition(admin, past.apps.listed(admin))?.into();
     let rested = Instant::now() + began.elapsed().min(MAX_REST);
-    *last = Some(Reading { began, rested, text: Arc::clone(&text) });
+    past.last = Some(Reading { began, rested, text: Arc::clone(&text) });
     Ok(text)
 }
 
-fn exposition(admin: &Arc<Admin>) -> Result<String, fmt::Error> {
+fn exposition(admin: &Arc<Admin>, listed: Listed) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Process));
     let own = registry.sub_registry_with_prefix("fanfare");
-    own.register_collector(Box::new(Live(Arc::clone(admin))));
+    own.register_collector(Box::new(Live(Arc::clone(admin), listed)));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
     Ok(text)
@@ -95,7 +101,7 @@ impl Collector for Process {
 }
 
 /// Of the broker.
-struct Live(Arc<Admin>);
+struct Live(Arc<Admin>, Listed);
 
 impl fmt::Debug for Live {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -105,10 +111,9 @@ impl fmt::Debug for Live {
 
 impl Collector for Live {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let admin = &*self.0;
-        let listed = Listed::of(admin);
+        let Self(admin, listed) = self;
         runtime::encode(admin, &mut encoder)?;
-        tables::encode(admin, &listed, &mut encoder)?;
+        tables::encode(admin, listed, &mut encoder)?;
         counters::encode(&admin.metrics, &mut encoder)?;
         cluster::encode(admin.engine.as_ref(), &mut encoder)?;
         webhooks::encode(&admin.webhooks, |id| listed.name(id), &mut encoder)?;

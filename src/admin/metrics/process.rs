@@ -20,7 +20,7 @@ mod linux {
     use procfs::process::{LimitValue, Process};
     use procfs::{ProcResult, boot_time_secs, page_size, ticks_per_second};
 
-    use super::super::samples::{float_counter, float_gauge};
+    use super::super::samples::{counter, gauge};
     use super::{DescriptorEncoder, fmt};
 
     pub(super) struct Figures {
@@ -54,12 +54,7 @@ mod linux {
 
     impl Figures {
         pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-            float_counter(
-                encoder,
-                "process_cpu_seconds",
-                "Seconds of CPU, user and system",
-                self.cpu_seconds,
-            )?;
+            counter(encoder, "process_cpu_seconds", "Seconds of CPU, user and system", self.cpu_seconds)?;
             for (name, help, value) in [
                 ("process_start_time_seconds", "When it began, in seconds since 1970", self.start_seconds),
                 ("process_resident_memory_bytes", "Memory that it has in RAM", self.resident_bytes),
@@ -68,7 +63,7 @@ mod linux {
                 ("process_max_fds", "How many there may be", self.max_files),
                 ("process_threads", "Threads", self.threads),
             ] {
-                float_gauge(encoder, name, help, value)?;
+                gauge(encoder, name, help, value)?;
             }
             Ok(())
         }

@@ -6,7 +6,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 
 use super::Admin;
-use super::samples::{float_counter, float_gauge, gauge, gauges};
+use super::samples::{counter, gauge, gauges};
 
 pub(super) fn encode(admin: &Admin, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
@@ -20,11 +20,12 @@ pub(super) fn encode(admin: &Admin, encoder: &mut DescriptorEncoder<'_>) -> Resu
     gauge(encoder, "runtime_queued_tasks", help, runtime.global_queue_depth())?;
     #[cfg(target_has_atomic = "64")]
     {
-        let busy = (0..workers).map(|worker| runtime.worker_total_busy_duration(worker).as_secs_f64()).sum();
-        float_counter(encoder, "runtime_busy_seconds", "Seconds that threads have run tasks", busy)?;
+        let busy: f64 =
+            (0..workers).map(|worker| runtime.worker_total_busy_duration(worker).as_secs_f64()).sum();
+        counter(encoder, "runtime_busy_seconds", "Seconds that threads have run tasks", busy)?;
     }
     let help = "For how long no task has been run by now";
-    float_gauge(encoder, "runtime_stalled_seconds", help, admin.watchdog.stalled().as_secs_f64())?;
+    gauge(encoder, "runtime_stalled_seconds", help, admin.watchdog.stalled().as_secs_f64())?;
     let help = "How late a task that is due four times a second was run";
     let delays = encoder.encode_descriptor("runtime_delay_seconds", help, None, MetricType::Histogram)?;
     admin.watchdog.delays().encode(delays)

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, EncodeMetric,
+};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -12,18 +14,7 @@ pub(super) fn gauge(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    value: usize,
-) -> Result<(), fmt::Error> {
-    let encoder = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    ConstGauge::new(value as i64).encode(encoder)
-}
-
-/// A gauge of seconds, or of bytes too many to count.
-pub(super) fn float_gauge(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    value: f64,
+    value: impl EncodeGaugeValue,
 ) -> Result<(), fmt::Error> {
     let encoder = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     ConstGauge::new(value).encode(encoder)
@@ -38,7 +29,7 @@ pub(super) fn gauges<L: EncodeLabelSet>(
 ) -> Result<(), fmt::Error> {
     let mut encoder = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for (labels, value) in values {
-        ConstGauge::new(value as i64).encode(encoder.encode_family(&labels)?)?;
+        ConstGauge::new(value).encode(encoder.encode_family(&labels)?)?;
     }
     Ok(())
 }
@@ -48,18 +39,7 @@ pub(super) fn counter(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    value: u64,
-) -> Result<(), fmt::Error> {
-    let encoder = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    ConstCounter::new(value).encode(encoder)
-}
-
-/// A counter of seconds.
-pub(super) fn float_counter(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    value: f64,
+    value: impl EncodeCounterValue,
 ) -> Result<(), fmt::Error> {
     let encoder = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     ConstCounter::new(value).encode(encoder)
