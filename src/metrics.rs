@@ -2,10 +2,12 @@
 //! at scrape time instead, so that no gauge can drift.
 
 mod api;
+mod unproven;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use self::api::{ApiEndpoint, ApiRequests};
+pub use self::unproven::{AuthFailures, Cause, Unproven};
 
 use crate::model::close::CloseReason;
 use crate::model::turned_away::TurnedAway;
@@ -23,31 +25,6 @@ impl Counter {
     /// The sum so far.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// Whom the broker did not believe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unproven {
-    /// A client that wanted to subscribe.
-    Subscribe,
-    /// A client that wanted to sign in.
-    SignIn,
-    /// A backend, by its signature, its key or its clock.
-    ApiRequest,
-}
-
-impl Unproven {
-    /// All of them, for metrics.
-    pub const ALL: [Self; 3] = [Self::Subscribe, Self::SignIn, Self::ApiRequest];
-
-    /// Its name in metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Subscribe => "subscribe",
-            Self::SignIn => "sign_in",
-            Self::ApiRequest => "api_request",
-        }
     }
 }
 
@@ -70,12 +47,13 @@ pub struct Metrics {
     pub delivered_bytes: Counter,
     /// API requests, by what they asked and how they were answered.
     pub api_requests: ApiRequests,
+    /// Who was not believed, and why.
+    pub auth_failures: AuthFailures,
     /// Reloads of the config that took effect.
     pub reloads: Counter,
     /// Reloads that were refused.
     pub reloads_refused: Counter,
     closes: [Counter; CloseReason::ALL.len()],
-    unproven: [Counter; Unproven::ALL.len()],
     turned_away: [Counter; TurnedAway::ALL.len()],
 }
 
@@ -88,16 +66,6 @@ impl Metrics {
     /// How many sockets ended for `reason`.
     pub fn closes(&self, reason: CloseReason) -> u64 {
         self.closes[reason as usize].get()
-    }
-
-    /// Counts somebody who was not believed.
-    pub fn not_believed(&self, who: Unproven) {
-        self.unproven[who as usize].add(1);
-    }
-
-    /// How many were not believed.
-    pub fn unproven(&self, who: Unproven) -> u64 {
-        self.unproven[who as usize].get()
     }
 
     /// Counts somebody who was turned away.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::users::user as user_data;
-use common::{Broker, Client, Dice, Http, Metrics, OTHER, Reply, boot, settings};
+use common::{Broker, Client, Dice, Http, Metrics, OTHER, Reply, Signed, boot, settings};
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -242,27 +242,48 @@ async fn other_paths_and_methods_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_not_believed_is_counted_by_what_was_wanted() {
+async fn who_is_not_believed_is_counted_by_what_was_wanted_and_by_cause() {
     let broker = boot(settings()).await;
     let mut client = broker.connect().await;
     let auth = "app-key:00";
-    for data in [json!({"channel": "private-a", "auth": auth}), json!({"channel": "private-a"})] {
+    for data in [
+        json!({"channel": "private-a", "auth": auth}),
+        json!({"channel": "private-a"}),
+        json!({"channel": "private-a", "auth": "none:00"}),
+        json!({"channel": "private-a", "auth": 1}),
+        json!({"channel": "#server-to-user-x"}),
+    ] {
         client.send(json!({"event": "pusher:subscribe", "data": data})).await;
     }
     let data = json!({"auth": auth, "user_data": "{\"id\":\"1\"}"});
     client.send(json!({"event": "pusher:signin", "data": data})).await;
-    broker.becomes("fanfare_auth_failures_total{of=\"sign_in\"}", 1.0).await;
-    assert_eq!(broker.http().await.ask("GET", "/apps/1/channels").await.status, 401);
-    assert_eq!(broker.http().await.ask("GET", "/apps/1/nothing?auth_key=x").await.status, 401);
-    assert_eq!(broker.http().await.ask("GET", "/apps/none/channels").await.status, 404);
+    broker.becomes("fanfare_auth_failures_total{of=\"sign_in\",cause=\"signature\"}", 1.0).await;
+    let mut http = broker.http().await;
+    assert_eq!(http.ask("GET", "/apps/1/channels").await.status, 401);
+    assert_eq!(http.ask("GET", "/apps/1/nothing?auth_key=x").await.status, 401);
+    assert_eq!(http.ask("GET", "/apps/none/channels").await.status, 404);
+    let late = "auth_key=app-key&auth_version=1.0&auth_timestamp=1&auth_signature=00";
+    assert_eq!(http.ask("GET", &format!("/apps/1/channels?{late}")).await.status, 401);
+    let other_body = Signed::post("/apps/1/events", &json!({})).sends_body(b"[]");
+    assert_eq!(broker.api().send(&other_body).await.status, 401);
     let metrics = broker.metrics().await;
-    assert_eq!(metrics.get("fanfare_auth_failures_total{of=\"subscribe\"}"), 2.0);
-    assert_eq!(metrics.get("fanfare_auth_failures_total{of=\"api_request\"}"), 2.0);
-    for (endpoint, status, count) in [("channels", 401, 1.0), ("unknown", 401, 1.0), ("channels", 404, 1.0)] {
+    for (of, causes) in [
+        ("subscribe", &["missing", "malformed", "key", "signature", "user"][..]),
+        ("sign_in", &["signature"]),
+        ("api_request", &["missing", "key", "time", "body"]),
+    ] {
+        for cause in ["missing", "malformed", "key", "time", "signature", "body", "user"] {
+            let sample = format!("fanfare_auth_failures_total{{of=\"{of}\",cause=\"{cause}\"}}");
+            assert_eq!(metrics.get(&sample), f64::from(u8::from(causes.contains(&cause))), "{sample}");
+        }
+    }
+    for (endpoint, status, count) in
+        [("channels", 401, 2.0), ("unknown", 401, 1.0), ("channels", 404, 1.0), ("events", 401, 1.0)]
+    {
         let sample = format!("fanfare_api_requests_total{{endpoint=\"{endpoint}\",status=\"{status}\"}}");
         assert_eq!(metrics.get(&sample), count, "{sample}");
     }
-    assert_eq!(metrics.get("fanfare_api_refused_requests_total"), 3.0);
+    assert_eq!(metrics.get("fanfare_api_refused_requests_total"), 5.0);
     assert!(metrics.get("fanfare_client_received_bytes_total") > 0.0);
 }
 

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use super::command::{Parameter, SignIn, Subscribe};
 use super::json;
 use super::user::User;
+use crate::metrics::Cause;
 use crate::model::app::App;
 use crate::model::member::{Member, UserId};
 use crate::model::socket::SocketId;
@@ -42,6 +43,24 @@ pub(super) enum AuthError {
     SignedInIdTooLong,
     #[error("The user signed in cannot be a member: it is larger than {0} bytes")]
     SignedInTooLarge(usize),
+}
+
+impl AuthError {
+    /// What it is counted as.
+    pub(super) fn cause(&self) -> Cause {
+        match self {
+            Self::Missing(_) | Self::NoChannelData(_) => Cause::Missing,
+            Self::Key { .. } => Cause::Key,
+            Self::Signature { .. } => Cause::Signature,
+            Self::Format
+            | Self::ChannelDataType
+            | Self::ChannelData
+            | Self::UserIdTooLong
+            | Self::UserTooLarge(_)
+            | Self::SignedInIdTooLong
+            | Self::SignedInTooLarge(_) => Cause::Malformed,
+        }
+    }
 }
 
 /// Checks the signature of a subscribe: `SOCKET:CHANNEL`, and `:CHANNEL_DATA` if any was sent,

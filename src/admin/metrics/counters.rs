@@ -5,7 +5,7 @@ use std::fmt;
 use prometheus_client::encoding::DescriptorEncoder;
 
 use super::samples::{counter, counters};
-use crate::metrics::{Metrics, Unproven};
+use crate::metrics::Metrics;
 use crate::model::close::CloseReason;
 use crate::model::turned_away::TurnedAway;
 
@@ -35,8 +35,11 @@ pub(super) fn encode(metrics: &Metrics, encoder: &mut DescriptorEncoder<'_>) -> 
     counters(encoder, "api_requests", "API requests, by endpoint and status", requests)?;
     let closes = CloseReason::ALL.map(|reason| ([("reason", reason.name())], metrics.closes(reason)));
     counters(encoder, "closed_connections", "Sockets ended, by reason", closes)?;
-    let unproven = Unproven::ALL.map(|who| ([("of", who.name())], metrics.unproven(who)));
-    counters(encoder, "auth_failures", "What was refused for its signature or credentials", unproven)?;
+    let failures = metrics
+        .auth_failures
+        .each()
+        .map(|(who, cause, count)| ([("of", who.name()), ("cause", cause.name())], count));
+    counters(encoder, "auth_failures", "What was refused for its signature or credentials", failures)?;
     let turned_away =
         TurnedAway::ALL.map(|reason| ([("reason", reason.name())], metrics.times_turned_away(reason)));
     counters(encoder, "turned_away", "Connections and requests turned away, by reason", turned_away)

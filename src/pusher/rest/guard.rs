@@ -13,15 +13,30 @@ use md5::{Digest, Md5};
 use super::super::query::{Plus, Query, decode};
 use super::super::{Pusher, json};
 use super::Refusal;
+use crate::metrics::Cause;
 use crate::model::app::{App, KeyPair};
 use crate::model::secret::{encode_hex, is_lower_hex_of};
 
 /// Seconds that a request's timestamp may differ from the broker's clock; this many is too much.
 const WINDOW_S: u64 = 600;
 
-const NO_KEY: &str = "Missing parameter: auth_key";
 const LOCKED_OUT: &str = "Too many requests from this address were not signed as they should be";
-const UNKNOWN_KEY: &str = "auth_key should be a valid app key";
+
+fn missing(text: &str) -> Refusal {
+    Refusal::unproven(Cause::Missing, text)
+}
+
+fn no_key() -> Refusal {
+    missing("Missing parameter: auth_key")
+}
+
+fn unknown_key() -> Refusal {
+    Refusal::unproven(Cause::Key, "auth_key should be a valid app key")
+}
+
+fn malformed(text: impl Into<String>) -> Refusal {
+    Refusal::unproven(Cause::Malformed, text)
+}
 
 /// A request whose signature is right, body aside.
 pub(super) struct Signed {
@@ -42,7 +57,7 @@ pub(super) fn admit_from<'a>(
     path: &str,
 ) -> Result<(Arc<App>, Query<'a>, Signed), Refusal> {
     let admitted = admit(pusher, request, path);
-    if !admitted.as_ref().is_err_and(|refusal| refusal.status == StatusCode::UNAUTHORIZED) {
+    if !admitted.as_ref().is_err_and(|refusal| refusal.unproven.is_some()) {
         // Whoever signs rightly is let in from anywhere: an address may be that of many.
         return admitted;
     }
@@ -87,9 +102,11 @@ fn app_by_id(pusher: &Pusher, rest: &str) -> Result<Arc<App>, Refusal> {
 
 /// The app of a path that names none: that of the key which signs.
 fn app_by_key<'q>(pusher: &Pusher, query: Query<'q>) -> Result<(Arc<App>, Query<'q>), Refusal> {
-    let key = query.get("auth_key").ok_or(NO_KEY).and_then(|key| pusher.apps.by_key(&key).ok_or(UNKNOWN_KEY));
-    key.map(|app| (Arc::clone(&app.now()), query))
-        .map_err(|text| Refusal::new(StatusCode::UNAUTHORIZED, text))
+    let key = query.get("auth_key").ok_or_else(no_key)?;
+    let app = pusher.apps.by_key(&key).ok_or_else(unknown_key)?;
+    let now = Arc::clone(&app.now());
+    drop(key);
+    Ok((now, query))
 }
 
 /// Checks all that the query says: key, version, time and signature.
@@ -99,7 +116,6 @@ fn app_by_key<'q>(pusher: &Pusher, query: Query<'q>) -> Result<(Arc<App>, Query<
 fn check_signature(app: &App, method: &Method, path: &str, query: &Query<'_>) -> Result<Signed, Refusal> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     check_signature_at(now, app, method.as_str(), path, query)
-        .map_err(|text| Refusal::new(StatusCode::UNAUTHORIZED, text))
 }
 
 fn check_signature_at(
@@ -108,28 +124,29 @@ fn check_signature_at(
     method: &str,
     path: &str,
     query: &Query<'_>,
-) -> Result<Signed, String> {
+) -> Result<Signed, Refusal> {
     for name in ["auth_key", "auth_timestamp", "auth_version", "auth_signature", "body_md5"] {
         if query.count(name) > 1 {
-            return Err(format!("Duplicate parameter: {name}"));
+            return Err(malformed(format!("Duplicate parameter: {name}")));
         }
     }
-    let key = query.get("auth_key").ok_or(NO_KEY)?;
-    let pair = app.key_pair(&key).ok_or(UNKNOWN_KEY)?;
+    let key = query.get("auth_key").ok_or_else(no_key)?;
+    let pair = app.key_pair(&key).ok_or_else(unknown_key)?;
     match query.get("auth_version").as_deref() {
-        None => return Err("Version required".to_owned()),
+        None => return Err(missing("Version required")),
         Some("1.0") => {}
-        Some(_) => return Err("Version not supported".to_owned()),
+        Some(_) => return Err(malformed("Version not supported")),
     }
     check_time(now, query.get("auth_timestamp").as_deref())?;
-    let given = query.get("auth_signature").ok_or("Missing parameter: auth_signature")?;
+    let given = query.get("auth_signature").ok_or_else(|| missing("Missing parameter: auth_signature"))?;
     let plus = verify(pair, method, path, query, &given)?;
     Ok(Signed { body_md5: query.get("body_md5").map(Cow::into_owned), plus })
 }
 
-fn check_time(now: u64, given: Option<&str>) -> Result<(), String> {
-    let given = given.ok_or("Timestamp required")?;
-    let time: u64 = given.parse().map_err(|_| "Timestamp required: auth_timestamp is not an integer")?;
+fn check_time(now: u64, given: Option<&str>) -> Result<(), Refusal> {
+    let given = given.ok_or_else(|| missing("Timestamp required"))?;
+    let time: u64 =
+        given.parse().map_err(|_| malformed("Timestamp required: auth_timestamp is not an integer"))?;
     if now.abs_diff(time) < WINDOW_S {
         return Ok(());
     }
@@ -141,14 +158,15 @@ fn check_time(now: u64, given: Option<&str>) -> Result<(), String> {
             .unwrap_or_default()
     };
     let (given, server) = (iso(time), iso(now));
-    Err(format!(
+    let text = format!(
         "Timestamp expired: Given timestamp ({given}) not within {WINDOW_S}s of server time ({server})"
-    ))
+    );
+    Err(Refusal::unproven(Cause::Time, text))
 }
 
 /// Libraries sign the path before they encode it, and some write a space as `+`: what was signed
 /// is tried in the readings that differ.
-fn verify(pair: &KeyPair, method: &str, path: &str, query: &Query<'_>, given: &str) -> Result<Plus, String> {
+fn verify(pair: &KeyPair, method: &str, path: &str, query: &Query<'_>, given: &str) -> Result<Plus, Refusal> {
     let decoded = decode(path, Plus::Literal).unwrap_or(Cow::Borrowed(path));
     let paths = if decoded == path { &[path][..] } else { &[decoded.as_ref(), path][..] };
     let readings = if query.has_plus() { &[Plus::Space, Plus::Literal][..] } else { &[Plus::Space][..] };
@@ -166,9 +184,10 @@ fn verify(pair: &KeyPair, method: &str, path: &str, query: &Query<'_>, given: &s
     feed_signed(method, &decoded, &parameters, Plus::Space, |part| signed.push_str(part));
     let signed = json::shown(&signed).escape_debug();
     let given = json::shown(given);
-    Err(format!(
+    let text = format!(
         "Invalid signature: you should have sent HmacSHA256Hex(\"{signed}\", your_secret_key), but you sent \"{given}\""
-    ))
+    );
+    Err(Refusal::unproven(Cause::Signature, text))
 }
 
 /// The signed string, part by part: nothing is put together for the sake of hashing it.
@@ -198,17 +217,17 @@ fn feed_signed(
 /// # Errors
 /// 401 when it is another, or when a body has no MD5.
 pub(super) fn check_body(signed: &Signed, body: &Bytes) -> Result<(), Refusal> {
-    let refuse = |text: String| Err(Refusal::new(StatusCode::UNAUTHORIZED, text));
     match &signed.body_md5 {
         None if body.is_empty() => Ok(()),
-        None => refuse("Missing parameter: body_md5".to_owned()),
+        None => Err(missing("Missing parameter: body_md5")),
         Some(given) => {
             let expected = Md5::digest(body);
             if is_lower_hex_of(given, &expected) {
                 return Ok(());
             }
             let expected = encode_hex(&expected);
-            refuse(format!("Invalid body_md5: expected {expected}, but got {}", json::shown(given)))
+            let text = format!("Invalid body_md5: expected {expected}, but got {}", json::shown(given));
+            Err(Refusal::unproven(Cause::Body, text))
         }
     }
 }
@@ -236,7 +255,7 @@ mod tests {
 
     fn check(now: u64, method: &str, path: &str, query: &str) -> Result<Signed, String> {
         let query = Query::parse(query).expect("a query");
-        check_signature_at(now, &app(), method, path, &query)
+        check_signature_at(now, &app(), method, path, &query).map_err(|refusal| refusal.text)
     }
 
     fn passes(method: &str, path: &str, more: &str, signature: &str) {

@@ -34,7 +34,7 @@ use super::query::{Plus, Query, decode};
 use super::{Pusher, json};
 use crate::http::{self, BodyError, Reply};
 use crate::hub::AppHub;
-use crate::metrics::{ApiEndpoint, Unproven};
+use crate::metrics::{ApiEndpoint, Cause, Unproven};
 use crate::model::app::App;
 
 /// What an endpoint works with: a request that has passed the guard.
@@ -57,11 +57,17 @@ struct Refusal {
     hang_up: bool,
     /// Seconds after which it is worth another try.
     retry_after: Option<u64>,
+    /// Why the request is not believed to come from the app's backend; `None` if it is, or nobody asked.
+    unproven: Option<Cause>,
 }
 
 impl Refusal {
     fn new(status: StatusCode, text: impl Into<String>) -> Self {
-        Self { status, text: text.into(), hang_up: false, retry_after: None }
+        Self { status, text: text.into(), hang_up: false, retry_after: None, unproven: None }
+    }
+
+    fn unproven(cause: Cause, text: impl Into<String>) -> Self {
+        Self { unproven: Some(cause), ..Self::new(StatusCode::UNAUTHORIZED, text) }
     }
 
     fn bad_request(text: impl Into<String>) -> Self {
@@ -105,8 +111,8 @@ pub async fn answer(pusher: &Pusher, request: Request<Incoming>, path: &str, cli
             reply
         }
         Err(refusal) => {
-            if refusal.status == StatusCode::UNAUTHORIZED {
-                pusher.metrics.not_believed(Unproven::ApiRequest);
+            if let Some(cause) = refusal.unproven {
+                pusher.metrics.auth_failures.add(Unproven::ApiRequest, cause);
             }
             let (status, text) = (refusal.status.as_u16(), &refusal.text);
             tracing::debug!(id = shown, path, status, text, "API request refused");

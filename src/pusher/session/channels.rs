@@ -8,7 +8,7 @@ use super::super::{frame, json};
 use super::PusherSession;
 use crate::hub::{NotSubscribed, Snapshot, Terms};
 use crate::mailbox::Mailbox;
-use crate::metrics::Unproven;
+use crate::metrics::{Cause, Unproven};
 use crate::model::channel::{Access, ChannelName};
 use crate::model::close::CloseReason;
 use crate::model::member::Member;
@@ -43,6 +43,15 @@ impl Refused {
             Self::ChannelName(_) => Some(("InvalidChannel", 400)),
             Self::Auth(_) | Self::NotThatUser(_) => Some(("AuthError", 401)),
             Self::TooManyChannels(_) | Self::ChannelFull(..) => Some(("LimitReached", 4100)),
+        }
+    }
+
+    /// Why the client is not believed, if that is why.
+    fn unproven(&self) -> Option<Cause> {
+        match self {
+            Self::Auth(error) => Some(error.cause()),
+            Self::NotThatUser(_) => Some(Cause::User),
+            _ => None,
         }
     }
 }
@@ -94,8 +103,8 @@ impl PusherSession {
         let Err(refused) = self.try_subscribe(request) else { return true };
         let is_due = !self.mailbox.owes_answers();
         if is_due {
-            if matches!(refused, Refused::Auth(_) | Refused::NotThatUser(_)) {
-                self.pusher.metrics.not_believed(Unproven::Subscribe);
+            if let Some(cause) = refused.unproven() {
+                self.pusher.metrics.auth_failures.add(Unproven::Subscribe, cause);
             }
             self.refuser().tell(&request.channel, &refused);
         }

@@ -71,8 +71,8 @@ impl PusherSession {
         let (user, watchlist) = match self.verify_user(request) {
             Ok(verified) => verified,
             Err(refused) => {
-                if matches!(refused, Refused::Auth(_)) {
-                    self.pusher.metrics.not_believed(Unproven::SignIn);
+                if let Refused::Auth(error) = &refused {
+                    self.pusher.metrics.auth_failures.add(Unproven::SignIn, error.cause());
                 }
                 self.refuse(&refused.to_string());
                 return true;
