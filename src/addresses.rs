@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::{ArcSwap, Guard};
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use dashmap::mapref::one::RefMut;
@@ -28,7 +29,7 @@ const MAX_ADDRESSES: usize = 131_072;
 const FEW_OF: usize = 1000;
 
 /// What an address may have. 0 is no limit.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settings {
     /// Connections at once.
     pub max_connections: u32,
@@ -53,7 +54,7 @@ pub struct Addresses {
     handshakes: AtomicUsize,
     /// Those with failures: while there are none, nobody is looked up for them.
     failing: AtomicUsize,
-    settings: Settings,
+    settings: ArcSwap<Settings>,
     metrics: Arc<Metrics>,
     started: Instant,
     lines: Repeats,
@@ -89,11 +90,20 @@ impl Addresses {
             count: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
             failing: AtomicUsize::new(0),
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             metrics,
             started: Instant::now(),
             lines: Repeats::new(),
         }
+    }
+
+    /// From now on an address may have this much. Whoever is there stays.
+    pub fn change(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    fn settings(&self) -> Guard<Arc<Settings>> {
+        self.settings.load()
     }
 
     /// Takes a place for a connection of which nothing is known yet.
@@ -101,7 +111,7 @@ impl Addresses {
     /// # Errors
     /// When too many have not asked for anything yet.
     pub fn knock(self: &Arc<Self>, peer: IpAddr) -> Result<Guest, TurnedAway> {
-        let max = self.settings.max_handshakes;
+        let max = self.settings().max_handshakes;
         let free = |count: usize| {
             let is_free = max == 0 || count < max || (count < max.saturating_mul(2) && self.has_few(peer));
             is_free.then_some(count + 1)
@@ -115,7 +125,7 @@ impl Addresses {
     /// Whether an address has hardly any part in a crowd of those who ask for nothing: such are let in when
     /// others have filled the places.
     fn has_few(&self, peer: IpAddr) -> bool {
-        let few = (self.settings.max_handshakes / FEW_OF).max(1);
+        let few = (self.settings().max_handshakes / FEW_OF).max(1);
         let has_few = |account: &Account| (account.handshakes as usize) < few;
         self.is_unlimited(peer) || self.table.get(&network_of(peer)).is_none_or(|account| has_few(&account))
     }
@@ -139,7 +149,8 @@ impl Addresses {
         }
         let account = self.table.get(&network_of(client))?;
         let left_ms = account.forgiven_ms.saturating_sub(self.now_ms());
-        let is_out = account.failures >= self.settings.max_failures && left_ms > 0;
+        let max = self.settings().max_failures;
+        let is_out = max > 0 && account.failures >= max && left_ms > 0;
         drop(account);
         is_out.then(|| {
             self.turn_away(TurnedAway::Signatures, client);
@@ -149,7 +160,7 @@ impl Addresses {
 
     /// Counts a request with a wrong signature.
     pub fn failed(&self, client: IpAddr) {
-        if self.settings.max_failures == 0 || self.is_unlimited(client) {
+        if self.settings().max_failures == 0 || self.is_unlimited(client) {
             return;
         }
         let now_ms = self.now_ms();
@@ -159,7 +170,7 @@ impl Addresses {
         }
         if account.failures == 0 {
             self.failing.fetch_add(1, Ordering::Relaxed);
-            account.forgiven_ms = now_ms.saturating_add(millis(self.settings.failure_window));
+            account.forgiven_ms = now_ms.saturating_add(millis(self.settings().failure_window));
         }
         account.failures = account.failures.saturating_add(1);
     }
@@ -169,7 +180,7 @@ impl Addresses {
         if self.is_empty() {
             return;
         }
-        let (now_ms, rate) = (self.now_ms(), self.settings.connections_per_second);
+        let (now_ms, rate) = (self.now_ms(), self.settings().connections_per_second);
         self.table.retain(|_, account| {
             if account.forgive(now_ms) {
                 self.failing.fetch_sub(1, Ordering::Relaxed);
@@ -210,7 +221,7 @@ impl Addresses {
 
     fn is_unlimited(&self, client: IpAddr) -> bool {
         let client = client.to_canonical();
-        self.settings.unlimited.iter().any(|network| network.contains(&client))
+        self.settings().unlimited.iter().any(|network| network.contains(&client))
     }
 
     fn now_ms(&self) -> u64 {
@@ -225,7 +236,7 @@ impl Addresses {
         };
         let room = |count: usize| (count < MAX_ADDRESSES).then_some(count + 1);
         self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).ok()?;
-        let arrivals = TokenBucket::full(self.settings.connections_per_second, now_ms);
+        let arrivals = TokenBucket::full(self.settings().connections_per_second, now_ms);
         Some(free.insert(Account { connections: 0, handshakes: 0, arrivals, failures: 0, forgiven_ms: 0 }))
     }
 }
@@ -253,7 +264,7 @@ impl Guest {
         let Some(mut account) = addresses.account(network, now_ms) else { return Ok(()) };
         let shakes_hands = u32::from(self.shakes_hands.load(Ordering::Acquire));
         let Settings { max_connections, connections_per_second, max_handshakes_per_address, .. } =
-            addresses.settings;
+            **addresses.settings();
         let is_below = |count: u32, max: u32| max == 0 || count < max;
         let above = if !is_below(account.connections, max_connections) {
             Some(TurnedAway::Connections)

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -31,7 +32,7 @@ pub type Fingerprint = [u8; 32];
 pub struct Idempotency {
     apps: DashMap<AppId, Arc<Mutex<Keys>>>,
     started: Instant,
-    patience: Duration,
+    patience_ms: AtomicU64,
 }
 
 /// What a request with a key has to do.
@@ -65,7 +66,12 @@ pub struct Claim {
 impl Idempotency {
     /// No keys. Requests wait for one another no longer than `patience`.
     pub fn new(patience: Duration) -> Self {
-        Self { apps: DashMap::new(), started: Instant::now(), patience }
+        Self { apps: DashMap::new(), started: Instant::now(), patience_ms: AtomicU64::new(millis(patience)) }
+    }
+
+    /// From now on they wait no longer than this.
+    pub fn set_patience(&self, patience: Duration) {
+        self.patience_ms.store(millis(patience), Ordering::Relaxed);
     }
 
     /// Finds out what a request of `app` that bears `key` has to do. While another one with this key
@@ -75,6 +81,7 @@ impl Idempotency {
     /// See [`Denied`].
     pub async fn begin(&self, app: &App, key: &str, fingerprint: Fingerprint) -> Result<Turn, Denied> {
         let keys = self.keys_of(&app.id);
+        let patience = Duration::from_millis(self.patience_ms.load(Ordering::Relaxed));
         let beginning = async {
             loop {
                 let entered = keys.lock().enter(key, fingerprint, now_ms(self.started));
@@ -95,7 +102,7 @@ impl Idempotency {
                 }
             }
         };
-        tokio::time::timeout(self.patience, beginning).await.unwrap_or(Err(Denied::UnderWay))
+        tokio::time::timeout(patience, beginning).await.unwrap_or(Err(Denied::UnderWay))
     }
 
     /// Gives back the memory of replies whose time is over.

@@ -4,82 +4,15 @@
 mod common;
 
 use common::certificates::{Authority, Folder};
+use common::stage::{REFUSED, RELOADS, Stage, by_hand};
 use common::told::{told, told_of};
-use common::{
-    APP, Api, Client, Credentials, Node, Nodes, OTHER, Receiver, Settings, Signed, eventually, settings,
-};
+use common::{APP, Credentials, Nodes, OTHER, Receiver, Settings, eventually, settings};
 use serde_json::json;
 
-const RELOADS: &str = "fanfare_config_reloads_total";
-const REFUSED: &str = "fanfare_config_refused_reloads_total";
 /// The same app by the pair that it is to have next.
 const NEXT: Credentials = Credentials { id: "1", key: "next-key", secret: "next-secret" };
 const NEXT_HOME: &str = "/app/next-key?protocol=7&client=js&version=8.6.0&flash=false";
 const NEIGHBOURS_HOME: &str = "/app/other-key?protocol=7&client=js&version=8.6.0&flash=false";
-
-/// Only what the tests ask for is read again.
-fn by_hand() -> Settings {
-    settings().cluster("engine", "local").server("reload_on_change", false)
-}
-
-/// A broker whose config is rewritten.
-struct Stage {
-    nodes: Nodes,
-    reloads: f64,
-    refused: f64,
-}
-
-impl Stage {
-    async fn new(settings: Settings) -> Self {
-        Self { nodes: Nodes::alone(settings).await, reloads: 0.0, refused: 0.0 }
-    }
-
-    fn node(&self) -> &Node {
-        &self.nodes[0]
-    }
-
-    async fn reload(&mut self, settings: &Settings) {
-        self.reload_text(&settings.to_toml()).await;
-    }
-
-    async fn reload_text(&mut self, text: &str) {
-        self.node().program.rewrite(text);
-        self.node().program.hang_up();
-        self.reloads += 1.0;
-        self.node().becomes(RELOADS, self.reloads).await;
-    }
-
-    /// Returns what has been logged until then.
-    async fn refuses(&mut self, text: &str) -> String {
-        self.node().program.rewrite(text);
-        self.node().program.hang_up();
-        self.refused += 1.0;
-        self.node().becomes(REFUSED, self.refused).await;
-        assert_eq!(self.node().metric(RELOADS).await, self.reloads);
-        self.node().program.log()
-    }
-
-    async fn connect(&self, home: &str) -> Client {
-        let mut client = self.open(home).await;
-        client.expect_established().await;
-        client
-    }
-
-    async fn open(&self, home: &str) -> Client {
-        Client::open(self.node().address, home, &[]).await.unwrap()
-    }
-
-    fn api(&self, by: Credentials) -> Api {
-        Api::new(self.node().address, by)
-    }
-
-    /// The status that a publication is answered with.
-    async fn publish(&self, by: Credentials, channel: &str) -> u16 {
-        let body = json!({"name": "e", "channel": channel, "data": "x"});
-        let path = format!("/apps/{}/events", by.id);
-        self.api(by).send(&Signed::new("POST", &path, by, body.to_string().as_bytes())).await.status
-    }
-}
 
 /// The config with only the second app.
 fn without_the_first(settings: &Settings) -> String {
@@ -227,13 +160,24 @@ async fn a_broken_file_changes_nothing_and_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_change_is_named_and_nothing_else_changes() {
-    let mut stage = Stage::new(by_hand()).await;
+    let mut stage = Stage::new(by_hand().server("max_fallback_sessions", 0)).await;
     let other = by_hand().app("enabled", false).server("listen", vec!["127.0.0.1:1"]);
-    let other = other.cluster("prefix", "other").server("queue_timeout", "9s");
+    let other = other.cluster("prefix", "other").server("max_fallback_sessions", 7);
     let log = stage.refuses(&other.to_toml()).await;
-    let said = "server.listen, server.queue_timeout, cluster: cannot change while the broker runs";
+    let said = "server.listen, cluster: cannot change while the broker runs";
     assert!(log.contains(said), "{log}");
     stage.connect(common::HOME).await;
+    assert!(!stage.has_room_for_a_fallback().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_followed_when_that_is_switched_on() {
+    let mut stage = Stage::new(by_hand()).await;
+    let mut client = stage.connect(common::HOME).await;
+    let watching = by_hand().server("reload_on_change", true);
+    stage.reload(&watching).await;
+    stage.node().program.rewrite(&watching.app("enabled", false).to_toml());
+    client.closed_with(4003).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -274,7 +218,7 @@ async fn certificates_are_read_again_by_themselves() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_of_signals_loses_nothing() {
-    let mut stage = Stage::new(by_hand()).await;
+    let stage = Stage::new(by_hand()).await;
     let mut client = stage.connect(common::HOME).await;
     client.subscribe("a").await;
     for number in 0..100 {
@@ -285,6 +229,5 @@ async fn a_storm_of_signals_loses_nothing() {
     let reloaded = async || stage.node().metric(RELOADS).await > 0.0;
     eventually("a reload", reloaded).await;
     assert_eq!(stage.node().metric(REFUSED).await, 0.0);
-    stage.refused = 0.0;
     assert_eq!(stage.publish(APP, "a").await, 200);
 }

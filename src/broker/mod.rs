@@ -1,15 +1,16 @@
 //! The whole, put together: from a config to a running broker.
 
 mod listeners;
+mod live;
 mod reload;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdTcpListener};
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::{IpNet, Ipv4Net};
+use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -18,32 +19,30 @@ use tokio::time::{Instant, timeout, timeout_at};
 use self::listeners::Listeners;
 pub use self::reload::{Control, NotReloaded, Reloaded};
 
-use crate::addresses::{self, Addresses};
+use crate::addresses::Addresses;
 use crate::admin::{self, Admin, Scrapes};
 use crate::apps::Apps;
 use crate::certificates::Certificates;
 use crate::cluster::{Engine, Local, Redis, Site};
-use crate::config::{self, Config, Listen};
+use crate::config::{Config, Listen};
 use crate::hub::{self, Format, FormatId, Hub};
 use crate::idempotency::Idempotency;
 use crate::mailbox::Backlogs;
 use crate::metrics::Metrics;
-use crate::model::cluster::{EngineKind, OnEngineLoss};
+use crate::model::cluster::EngineKind;
 use crate::model::secret::Secret;
 use crate::model::webhooks::WebhookSettings;
 use crate::notify;
-use crate::pusher::{self, Pusher, PusherFormat, PusherWebhooks, rest};
+use crate::pusher::{Pusher, PusherFormat, PusherWebhooks, rest};
 use crate::server::{self, Listener, Server};
 use crate::tasks::forever;
-use crate::transport::fallback::{self, Peers};
+use crate::transport::fallback::Peers;
 use crate::transport::{Framing, liveness};
 use crate::watchdog::Watchdog;
 use crate::webhook::Webhooks;
 
 /// How often cached events, kept replies and addresses are looked at whose time may be over.
 const EXPIRY_SWEEP: Duration = Duration::from_secs(1);
-/// The address that programs of this machine count by, who come by a Unix socket.
-const UNIX_PEERS: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 32));
 /// How long telling the other nodes that this one leaves may take, at most.
 const LEAVE: Duration = Duration::from_secs(2);
 /// The place of the first [`PusherFormat`] among the hub's wire forms.
@@ -61,8 +60,6 @@ pub struct Broker {
     public_addrs: Vec<SocketAddr>,
     admin_addr: SocketAddr,
     control: Arc<Control>,
-    shutdown_grace: Duration,
-    pace: server::Pace,
     engine_timeout: Duration,
 }
 
@@ -85,23 +82,23 @@ impl Broker {
         let admin_addr = admin_listener.local_addr()?;
         let pusher = Arc::new(pusher(&config, engine(&config)?)?);
         let webhooks = Arc::new(webhooks(&config.webhooks, &pusher)?);
-        let control = Arc::new(Control::new(config.clone(), &pusher, &webhooks, certificates.clone()));
         let watchdog = Arc::<Watchdog>::default();
         let admin = admin(&config, &pusher, &webhooks, certificates.clone(), &watchdog);
+        let server = Arc::new(server(&config, pusher));
+        let engine_timeout = config.cluster.timeout;
+        let control = Arc::new(Control::new(config, &server, &webhooks, certificates.clone()));
         Ok(Self {
             admin: Arc::new(admin),
             watchdog,
-            server: Arc::new(server(&config, pusher)),
+            server,
             webhooks,
             certificates,
             listeners,
             admin_listener,
             public_addrs,
             admin_addr,
-            shutdown_grace: config.server.shutdown_grace,
             control,
-            pace: server::Pace { delay: config.server.drain_delay, window: config.server.drain_window },
-            engine_timeout: config.cluster.timeout,
+            engine_timeout,
         })
     }
 
@@ -156,11 +153,12 @@ impl Broker {
         stop.await;
         self.control.serves(false);
         tasks.spawn(notify::stopping());
-        let deadline = Instant::now() + self.shutdown_grace;
-        let gone = deadline - leave_time(&self.server.pusher, self.shutdown_grace);
-        server::announce(&self.server, &self.pace, gone).await;
+        let (grace, pace) = self.control.pace();
+        let deadline = Instant::now() + grace;
+        let gone = deadline - leave_time(&self.server.pusher, grace);
+        server::announce(&self.server, &pace, gone).await;
         self.webhooks.hurry();
-        let clean = server::drain(&self.server, &stopping, alive, ended, &self.pace, gone).await;
+        let clean = server::drain(&self.server, &stopping, alive, ended, &pace, gone).await;
         // Now that nobody is here, the other nodes are told so.
         let _ = timeout_at(deadline, self.server.pusher.hub.engine().leave()).await;
         // Only now is all told: sockets that end have something to tell.
@@ -213,20 +211,15 @@ fn work(tasks: &mut JoinSet<()>, pusher: &Arc<Pusher>, watchdog: &Arc<Watchdog>)
 }
 
 fn server(config: &Config, pusher: Arc<Pusher>) -> Server {
-    let settings = server::Settings {
-        path_prefix: config.server.path_prefix.clone(),
-        trusted_proxies: config.server.trusted_proxies.clone(),
-        trusts_unix: config.server.trusts_unix,
-        proxy_protocol: config.server.proxy_protocol,
-        header_timeout: config.server.header_timeout,
-    };
-    let fallback = fallback::Settings {
-        max_sessions: config.server.max_fallback_sessions,
-        max_per_address: config.server.max_fallback_sessions_per_ip,
-        body_timeout: config.server.body_timeout,
-    };
-    let fallback = Arc::new(Peers::new(Arc::clone(&pusher.sockets), fallback));
-    Server { pusher, fallback, settings }
+    let server = &config.server;
+    let fallback = Arc::new(Peers::new(Arc::clone(&pusher.sockets), live::fallback(server)));
+    Server {
+        pusher,
+        fallback,
+        path_prefix: server.path_prefix.clone(),
+        proxy_protocol: server.proxy_protocol,
+        settings: ArcSwap::from_pointee(live::connections(server)),
+    }
 }
 
 fn admin(
@@ -269,17 +262,12 @@ fn observe(pusher: &Pusher, webhooks: &Webhooks) {
 
 fn pusher(config: &Config, engine: Arc<dyn Engine>) -> io::Result<Pusher> {
     let metrics = Arc::new(Metrics::default());
-    let settings = hub::Settings {
-        max_queue_bytes: config.server.max_queue_bytes,
-        queue_timeout: config.server.queue_timeout,
-        max_cache_bytes: config.server.max_cache_bytes,
-        refuse_when_away: config.cluster.on_engine_loss == OnEngineLoss::Refuse,
-    };
+    let settings = live::hub(config);
     let formats: Arc<[Box<dyn Format>]> =
         Framing::ALL.into_iter().map(|framing| Box::new(PusherFormat(framing)) as Box<dyn Format>).collect();
     let hub = Hub::new(settings, formats, Arc::clone(&metrics), engine).map_err(io::Error::other)?;
     Ok(Pusher {
-        addresses: Arc::new(Addresses::new(addresses(&config.server), Arc::clone(&metrics))),
+        addresses: Arc::new(Addresses::new(live::addresses(&config.server), Arc::clone(&metrics))),
         apps: Apps::new(config.apps.iter().cloned()),
         hub: Arc::new(hub),
         sockets: Arc::default(),
@@ -287,27 +275,9 @@ fn pusher(config: &Config, engine: Arc<dyn Engine>) -> io::Result<Pusher> {
         quotas: rest::Quotas::default(),
         idempotency: Arc::new(Idempotency::new(config.server.queue_timeout)),
         metrics,
-        settings: pusher::Settings {
-            max_mailbox_bytes: config.server.max_mailbox_bytes,
-            body_timeout: config.server.body_timeout,
-            subscription_errors: config.server.subscription_errors,
-        },
+        settings: ArcSwap::from_pointee(live::sockets(&config.server)),
         first_format: FIRST_FORMAT,
     })
-}
-
-/// Proxies are not limited: their clients are.
-fn addresses(server: &config::Server) -> addresses::Settings {
-    let protection = &server.protection;
-    addresses::Settings {
-        max_connections: protection.max_connections_per_ip,
-        connections_per_second: protection.connections_per_second_per_ip,
-        max_handshakes: protection.max_handshakes,
-        max_handshakes_per_address: protection.max_handshakes_per_ip,
-        max_failures: protection.max_failed_requests_per_ip,
-        failure_window: protection.failed_requests_window,
-        unlimited: [&server.trusted_proxies[..], &protection.unlimited_clients, &[UNIX_PEERS]].concat(),
-    }
 }
 
 /// What joins this node to others.

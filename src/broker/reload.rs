@@ -1,25 +1,27 @@
 //! What becomes of a running broker when its config is another: apps with their keys, features, limits
-//! and webhooks are replaced; everything else waits for a restart, and says so.
+//! and webhooks are replaced, and so are limits of the server; everything else waits for a restart, and
+//! says so.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::observe;
+use super::{live, observe};
 use crate::certificates::Certificates;
-use crate::config::{Config, Problems};
+use crate::config::{Config, Problems, Server as ServerConfig};
 use crate::model::app::App;
 use crate::notify;
-use crate::pusher::Pusher;
+use crate::server::{Pace, Server};
 use crate::webhook::Webhooks;
 
 /// A running broker, to be told that its config is another.
 pub struct Control {
     /// What it runs with.
     config: Mutex<Config>,
-    pusher: Arc<Pusher>,
+    server: Arc<Server>,
     webhooks: Arc<Webhooks>,
     certificates: Option<Arc<Certificates>>,
     /// Between its start and its stop, of which the service manager is told otherwise.
@@ -61,17 +63,28 @@ pub enum NotReloaded {
 impl Control {
     pub(super) fn new(
         config: Config,
-        pusher: &Arc<Pusher>,
+        server: &Arc<Server>,
         webhooks: &Arc<Webhooks>,
         certificates: Option<Arc<Certificates>>,
     ) -> Self {
-        let (pusher, webhooks) = (Arc::clone(pusher), Arc::clone(webhooks));
-        Self { config: Mutex::new(config), pusher, webhooks, certificates, serves: AtomicBool::new(false) }
+        let (server, webhooks) = (Arc::clone(server), Arc::clone(webhooks));
+        Self { config: Mutex::new(config), server, webhooks, certificates, serves: AtomicBool::new(false) }
     }
 
     /// From now on the broker serves, or no longer.
     pub(super) fn serves(&self, serves: bool) {
         self.serves.store(serves, Ordering::Release);
+    }
+
+    /// Whether its files are to be read again when they change.
+    pub fn reload_on_change(&self) -> bool {
+        self.config.lock().server.reload_on_change
+    }
+
+    /// How long a stop may take that begins now, and its pace.
+    pub(super) fn pace(&self) -> (Duration, Pace) {
+        let server = &self.config.lock().server;
+        (server.shutdown_grace, Pace { delay: server.drain_delay, window: server.drain_window })
     }
 
     /// Goes on with the certificate that is in its files now, and with the config that `load` gives; a
@@ -90,12 +103,12 @@ impl Control {
         }
         self.reload_certificate().await;
         let reloaded = load().map_err(NotReloaded::from).and_then(|config| self.replace(config));
-        let metrics = &self.pusher.metrics;
+        let metrics = &self.server.pusher.metrics;
         match &reloaded {
             Ok(_) => metrics.reloads.add(1),
             Err(_) => metrics.reloads_refused.add(1),
         }
-        self.pusher.sockets.close_ended().await;
+        self.server.pusher.sockets.close_ended().await;
         if serves {
             notify::ready().await;
         }
@@ -112,7 +125,7 @@ impl Control {
     fn replace(&self, config: Config) -> Result<Reloaded, NotReloaded> {
         // Held to the end: of two reloads the later one wins as a whole.
         let mut known = self.config.lock();
-        if self.pusher.sockets.are_stopping() {
+        if self.server.pusher.sockets.are_stopping() {
             return Err(NotReloaded::Stopping);
         }
         let fixed = fixed(&known, &config);
@@ -121,10 +134,11 @@ impl Control {
         }
         self.webhooks.prepare(config.apps.iter().flat_map(|app| app.webhooks.clone()))?;
         let reloaded = compare(&known, &config);
-        self.pusher.apps.replace(config.apps.iter().cloned(), |apps| {
+        self.server.pusher.apps.replace(config.apps.iter().cloned(), |apps| {
             self.webhooks.replace(apps);
-            observe(&self.pusher, &self.webhooks);
+            observe(&self.server.pusher, &self.webhooks);
         });
+        live::apply(&config, &self.server);
         *known = config;
         Ok(reloaded)
     }
@@ -156,34 +170,81 @@ macro_rules! differing {
     };
 }
 
+/// One value with some fields of another.
+macro_rules! with_fields_of {
+    ($old:expr, $new:expr, $($field:ident),* $(,)?) => {{
+        let mut with = $old.clone();
+        $(with.$field = $new.$field.clone();)*
+        with
+    }};
+}
+
 /// The settings in which the two differ and that hold until a restart.
 fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
     let (server, new_server) = (&old.server, &new.server);
-    #[rustfmt::skip]
-    let of_server = differing!(
-        "server.", server, new_server,
-        listen, path_prefix, trusted_proxies, proxy_protocol, shutdown_grace, drain_delay, drain_window,
-        header_timeout, body_timeout, max_mailbox_bytes, max_mailboxes_bytes, max_queue_bytes, queue_timeout,
-        max_cache_bytes, max_fallback_sessions, max_fallback_sessions_per_ip, subscription_errors,
-        reload_on_change, tls,
-    );
-    // "unix" among the proxies is a flag of its own.
-    let only_unix =
-        server.trusts_unix != new_server.trusts_unix && server.trusted_proxies == new_server.trusted_proxies;
-    let of_proxies = [("server.trusted_proxies", only_unix)];
+    let of_server = differing!("server.", server, new_server, listen, path_prefix, proxy_protocol, tls);
     let of_others = differing!("", old, new, admin, cluster, webhooks);
     let of_log = differing!("log.", old.log, new.log, format);
-    #[rustfmt::skip]
-    let of_protection = differing!(
-        "server.", server.protection, new_server.protection,
-        max_connections_per_ip, connections_per_second_per_ip, max_handshakes, max_handshakes_per_ip,
-        max_failed_requests_per_ip, failed_requests_window, unlimited_clients,
-    );
-    let all = of_server.into_iter().chain(of_proxies).chain(of_protection).chain(of_others).chain(of_log);
+    let all = of_server.into_iter().chain(of_others).chain(of_log);
     let mut fixed: Vec<_> = all.filter(|(_, differs)| *differs).map(|(key, _)| key).collect();
-    if fixed.is_empty() && server != new_server {
-        // A setting that is missing above must not be taken for live.
+    if fixed.is_empty() && with_live_of(server, new_server) != *new_server {
+        // A setting that is named neither above nor below must not be taken for live.
         fixed.push("server");
     }
     fixed
+}
+
+/// What `live::apply` makes of a server when its config becomes `new`, and what is read from the config
+/// itself when its time has come.
+fn with_live_of(old: &ServerConfig, new: &ServerConfig) -> ServerConfig {
+    #[rustfmt::skip]
+    let protection = with_fields_of!(
+        old.protection, new.protection,
+        max_connections_per_ip, connections_per_second_per_ip, max_handshakes, max_handshakes_per_ip,
+        max_failed_requests_per_ip, failed_requests_window, unlimited_clients,
+    );
+    #[rustfmt::skip]
+    let with = with_fields_of!(
+        old, new,
+        trusted_proxies, trusts_unix, header_timeout, body_timeout, max_mailbox_bytes, max_mailboxes_bytes,
+        max_queue_bytes, queue_timeout, max_cache_bytes, max_fallback_sessions, max_fallback_sessions_per_ip,
+        subscription_errors, shutdown_grace, drain_delay, drain_window, reload_on_change,
+    );
+    ServerConfig { protection, ..with }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(changes: &str) -> Config {
+        let apps = "[[apps]]\nid = \"1\"\nkey = \"k\"\nsecret = \"s\"\n";
+        Config::parse(&format!("{changes}\n{apps}")).expect("a config")
+    }
+
+    #[test]
+    fn every_setting_is_live_or_is_named() {
+        let old = config("");
+        for (changes, named) in [
+            ("[server]\nheader_timeout = \"1s\"\nunlimited_clients = []", &[][..]),
+            ("[server]\ntrusted_proxies = [\"unix\"]", &[]),
+            ("[server]\npath_prefix = \"/x\"\nheader_timeout = \"1s\"", &["server.path_prefix"]),
+            (
+                "[server]\nlisten = [\"127.0.0.1:7\"]\nproxy_protocol = true\ntrusted_proxies = [\"::1\"]\n\
+                 tls = { cert = \"a\", key = \"b\" }\n[admin]\ntoken = \"t\"\n[log]\nformat = \"json\"\n\
+                 level = \"warn\"\n[cluster]\nprefix = \"x\"\n[webhooks]\ntimeout = \"1s\"",
+                &[
+                    "server.listen",
+                    "server.proxy_protocol",
+                    "server.tls",
+                    "admin",
+                    "cluster",
+                    "webhooks",
+                    "log.format",
+                ],
+            ),
+        ] {
+            assert_eq!(fixed(&old, &config(changes)), named, "{changes}");
+        }
+    }
 }

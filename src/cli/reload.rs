@@ -33,7 +33,7 @@ impl Reloads {
         loop {
             tokio::select! {
                 _ = hangup.recv() => watched.look(),
-                () = watched.changed(), if config.server.reload_on_change => {}
+                () = watched.changed(), if self.control.reload_on_change() => {}
             }
             self.reload().await;
         }

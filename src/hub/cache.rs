@@ -1,6 +1,7 @@
 //! When cached events end, and how many bytes they may take together.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ pub(super) struct Cached {
 
 /// Every cached event of the hub, the one that ends first in front.
 pub(super) struct CacheIndex {
-    limit: usize,
+    limit: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -42,7 +43,11 @@ struct Entry {
 
 impl CacheIndex {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, state: Mutex::default() }
+        Self { limit: AtomicUsize::new(limit), state: Mutex::default() }
+    }
+
+    pub(super) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Enters the event that replaces `old` in a channel. Called under that channel's lock.
@@ -83,7 +88,7 @@ impl CacheIndex {
     /// Ends the events that would end first, until the rest keeps the limit. A channel that
     /// loses its event this way answers a newcomer with a cache miss.
     pub(super) fn evict(&self) {
-        self.end_while(|state| state.bytes > self.limit);
+        self.end_while(|state| state.bytes > self.limit.load(Ordering::Relaxed));
     }
 
     /// Locks a channel only while the index is unlocked: the order is channel, then index.

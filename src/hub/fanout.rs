@@ -170,7 +170,7 @@ impl Segment {
         } else {
             state.queue.drain(..count).collect()
         };
-        let (limit, before) = (shared.settings.max_queue_bytes, state.queued);
+        let (limit, before) = (shared.bounds.max_queue_bytes(), state.queued);
         state.queued -= batch.iter().map(|queued| queued.published.event.size()).sum::<usize>();
         let has_space_again = before >= limit && state.queued < limit;
         drop(state);

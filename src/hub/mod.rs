@@ -12,6 +12,7 @@
 
 mod abroad;
 mod agenda;
+mod bounds;
 mod cache;
 mod channel;
 mod counting;
@@ -45,6 +46,7 @@ pub use self::users::SignIn;
 pub use self::watch::Watch;
 
 use self::agenda::Agenda;
+use self::bounds::Bounds;
 use self::cache::CacheIndex;
 use self::channel::{Channel, Parcel};
 use self::space::Space;
@@ -80,7 +82,8 @@ pub struct Hub {
 
 /// What every channel of the hub shares.
 struct Shared {
-    settings: Settings,
+    bounds: Bounds,
+    refuse_when_away: bool,
     formats: Formats,
     ids: EventIds,
     space: Space,
@@ -147,7 +150,8 @@ impl Hub {
         let (ids, space, seats) = (EventIds::begin()?, Space::default(), AtomicU64::new(0));
         let (agenda, is_joined, stamps) = (Agenda::default(), engine.is_shared(), AtomicU64::new(0));
         let shared = Shared {
-            settings,
+            bounds: Bounds::new(&settings),
+            refuse_when_away: settings.refuse_when_away,
             formats,
             ids,
             space,
@@ -215,7 +219,7 @@ impl AppHub {
             return Ok(());
         }
         let waiting = self.shared.space.wait_until(has_space);
-        let waited = tokio::time::timeout(self.shared.settings.queue_timeout, waiting).await;
+        let waited = tokio::time::timeout(self.shared.bounds.queue_timeout(), waiting).await;
         Ok(waited.map_err(|_| QueueFull)?)
     }
 
@@ -229,12 +233,12 @@ impl AppHub {
     }
 
     fn is_reached(&self, channel: &ChannelName) -> Result<(), Away> {
-        let must_be = self.shared.is_joined && self.shared.settings.refuse_when_away;
+        let must_be = self.shared.is_joined && self.shared.refuse_when_away;
         if must_be && self.decides_alone(|| self.topic(channel)) { Err(Away) } else { Ok(()) }
     }
 
     fn has_space(&self, channel: &ChannelName) -> bool {
-        let limit = self.shared.settings.max_queue_bytes;
+        let limit = self.shared.bounds.max_queue_bytes();
         let here = self.channels.get(channel).is_none_or(|channel| channel.has_space(limit));
         here && (!self.shared.is_joined || self.shared.engine.has_space(&self.topic(channel)))
     }

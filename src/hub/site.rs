@@ -68,9 +68,8 @@ impl Site for Hub {
 
     fn space<'a>(&'a self, topic: &'a Topic) -> Waiting<'a, ()> {
         Box::pin(async move {
-            let limit = self.shared.settings.max_queue_bytes;
             let has_space = || match self.find(topic) {
-                Some(Found::Channel(_, channel)) => channel.has_space(limit),
+                Some(Found::Channel(_, channel)) => channel.has_space(self.shared.bounds.max_queue_bytes()),
                 _ => true,
             };
             if !has_space() {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// what was there before, and a share for everybody.
 #[derive(Debug)]
 pub struct Backlogs {
-    limit: usize,
+    limit: AtomicUsize,
     bytes: AtomicUsize,
     mailboxes: AtomicUsize,
 }
@@ -18,7 +18,12 @@ pub struct Backlogs {
 impl Backlogs {
     /// Nothing waits. A `limit` of 0 is none.
     pub fn new(limit: usize) -> Self {
-        Self { limit, bytes: AtomicUsize::new(0), mailboxes: AtomicUsize::new(0) }
+        Self { limit: AtomicUsize::new(limit), bytes: AtomicUsize::new(0), mailboxes: AtomicUsize::new(0) }
+    }
+
+    /// From now on this is the limit.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Bytes that wait, with what each queued buffer costs beside its own.
@@ -49,7 +54,7 @@ impl Backlog {
 
     /// Whether so much more would be above the limit of all, and more than this mailbox's share.
     pub(super) fn is_excessive(&self, more: usize) -> bool {
-        let limit = self.all.limit;
+        let limit = self.all.limit.load(Ordering::Relaxed);
         if limit == 0 || self.all.bytes() + more <= limit {
             return false;
         }

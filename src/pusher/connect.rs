@@ -150,7 +150,7 @@ fn open(
     verdict: Result<Admitted, Refusal>,
 ) -> Opened<Door> {
     pusher.metrics.opened.add(1);
-    let (limit, now_ms) = (pusher.settings.max_mailbox_bytes, pusher.sockets.now_ms());
+    let (limit, now_ms) = (pusher.settings.load().max_mailbox_bytes, pusher.sockets.now_ms());
     let all = Arc::clone(&pusher.backlogs);
     let admitted = verdict.and_then(|admitted| Ok((place(&pusher, &admitted)?, admitted)));
     match admitted {

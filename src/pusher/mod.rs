@@ -18,6 +18,8 @@ mod webhook;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 pub use self::connect::{Arrival, Door, Entry};
 pub use self::frame::PusherFormat;
 pub use self::webhook::PusherWebhooks;
@@ -32,7 +34,7 @@ use crate::sockets::Sockets;
 use crate::transport::Framing;
 
 /// What bounds this room.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// Bytes queued towards one socket before it is closed as a slow consumer.
     pub max_mailbox_bytes: usize,
@@ -60,8 +62,8 @@ pub struct Pusher {
     pub idempotency: Arc<Idempotency>,
     /// Counters.
     pub metrics: Arc<Metrics>,
-    /// Bounds and switches.
-    pub settings: Settings,
+    /// Bounds and switches, as they are now.
+    pub settings: ArcSwap<Settings>,
     /// The first of this protocol's wire forms in the hub: one for each framing, in their order.
     pub first_format: FormatId,
 }

@@ -30,7 +30,7 @@ const LAST_REPLY: Duration = Duration::from_secs(5);
 /// Serves the requests of one connection, until it becomes a WebSocket or ends.
 pub(super) async fn serve<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: I, arrived: Arrived) {
     let Arrived { server, origin, guest, mut stop, alive } = arrived;
-    let limit = server.settings.header_timeout;
+    let limit = server.settings.load().header_timeout;
     let context = Arc::new(Context { server, origin, guest: Arc::new(guest), alive, pause: Pause::begin() });
     let answering = Arc::clone(&context);
     let service = service_fn(move |request| answer(Arc::clone(&answering), request));

@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
@@ -29,17 +30,13 @@ use crate::model::turned_away::TurnedAway;
 use crate::pusher::{Door, Pusher};
 use crate::transport::fallback::Peers;
 
-/// How connections are served.
-#[derive(Debug, Clone)]
+/// How connections are served, which may change while they are.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// What stands before every public path, without a slash at its end.
-    pub path_prefix: String,
     /// Peers whose `X-Forwarded-*` headers are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Those of whoever comes by a Unix socket are, too.
     pub trusts_unix: bool,
-    /// Every connection comes from one of them and begins with a PROXY header.
-    pub proxy_protocol: bool,
     /// How long a connection may be without a request that has come whole with its headers, idle
     /// keep-alive and the writing of the last reply included.
     pub header_timeout: Duration,
@@ -59,8 +56,12 @@ pub struct Server {
     pub pusher: Arc<Pusher>,
     /// The sockets that HTTP carries.
     pub fallback: Arc<Peers<Door>>,
-    /// How connections are served.
-    pub settings: Settings,
+    /// What stands before every public path, without a slash at its end.
+    pub path_prefix: String,
+    /// Every connection comes from a trusted proxy and begins with a PROXY header.
+    pub proxy_protocol: bool,
+    /// How connections are served, as it is now.
+    pub settings: ArcSwap<Settings>,
 }
 
 /// Held by whatever must end before the broker does; a drain waits until all are gone.
@@ -123,9 +124,9 @@ impl Arrivals {
     fn tcp(&self, tls: Option<TlsAcceptor>, stream: TcpStream, peer: SocketAddr) {
         let (server, ip) = (&self.server, peer.ip());
         let Some(arrived) = self.arrived(Remote::Tcp(peer)) else { return };
-        if !server.settings.proxy_protocol {
+        if !server.proxy_protocol {
             go_on(tls, stream, arrived);
-        } else if server.settings.trusts(ip) {
+        } else if server.settings.load().trusts(ip) {
             tokio::spawn(serve_proxied(tls, stream, peer, arrived));
         } else {
             server.pusher.addresses.turn_away(TurnedAway::NoProxy, ip);
@@ -175,7 +176,7 @@ async fn serve_proxied(
     mut arrived: Arrived,
 ) {
     let header = read_header(&mut stream);
-    let header = tokio::time::timeout(arrived.server.settings.header_timeout, header);
+    let header = tokio::time::timeout(arrived.server.settings.load().header_timeout, header);
     let header = tokio::select! {
         header = header => header,
         () = stopped(&mut arrived.stop) => return,
@@ -193,7 +194,7 @@ async fn serve_proxied(
 }
 
 async fn serve_tls(tls: TlsAcceptor, stream: TcpStream, mut arrived: Arrived) {
-    let handshake = tokio::time::timeout(arrived.server.settings.header_timeout, tls.accept(stream));
+    let handshake = tokio::time::timeout(arrived.server.settings.load().header_timeout, tls.accept(stream));
     let shaken = tokio::select! {
         shaken = handshake => shaken,
         () = stopped(&mut arrived.stop) => return,

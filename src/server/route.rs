@@ -26,7 +26,7 @@ pub(super) async fn route(
 ) -> Reply {
     let whole = request.uri().path().to_owned();
     let pusher = &server.pusher;
-    let path = whole.strip_prefix(server.settings.path_prefix.as_str()).unwrap_or_default();
+    let path = whole.strip_prefix(server.path_prefix.as_str()).unwrap_or_default();
     let socket_key = path.strip_prefix("/app/").filter(|key| !key.is_empty() && !key.contains('/'));
     if let Some(key) = socket_key {
         if !is_upgrade(&request) {
@@ -73,8 +73,8 @@ fn statistics() -> Reply {
 
 fn is_trusted(server: &Server, remote: Remote) -> bool {
     match remote {
-        Remote::Tcp(_) => server.settings.trusts(remote.ip()),
-        Remote::Unix => server.settings.trusts_unix,
+        Remote::Tcp(_) => server.settings.load().trusts(remote.ip()),
+        Remote::Unix => server.settings.load().trusts_unix,
     }
 }
 
@@ -107,7 +107,7 @@ fn client_address(server: &Server, request: &Request<Incoming>, remote: Remote) 
     let (mut client, mut trusted) = (remote.ip(), is_trusted(server, remote));
     while trusted && let Some(Some(hop)) = hops.next() {
         client = hop.to_canonical();
-        trusted = server.settings.trusts(client);
+        trusted = server.settings.load().trusts(client);
     }
     client
 }

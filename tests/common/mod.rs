@@ -23,6 +23,7 @@ pub mod resp;
 pub mod settings;
 pub mod sign;
 pub mod site;
+pub mod stage;
 pub mod tls;
 pub mod told;
 pub mod topics;

@@ -180,7 +180,7 @@ impl Channel {
         terms: &Terms,
     ) -> Result<Option<Idle>, NotSubscribed> {
         // A join is an event for everybody here, and brings another when the member leaves.
-        if !state.has_space(shared.settings.max_queue_bytes.saturating_mul(JOIN_QUEUES)) {
+        if !state.has_space(shared.bounds.max_queue_bytes().saturating_mul(JOIN_QUEUES)) {
             return Err(NotSubscribed::Busy);
         }
         let socket = subscriber.mailbox.socket();
@@ -259,7 +259,7 @@ impl Channel {
         let Some(mut counting) = state.counting.take() else { return Idle::new() };
         // While other nodes have yet to say how many they have, it is too early to tell.
         let settled = !state.joint.as_deref().is_some_and(Joint::is_settling);
-        let limit = shared.settings.max_queue_bytes.saturating_mul(JOIN_QUEUES);
+        let limit = shared.bounds.max_queue_bytes().saturating_mul(JOIN_QUEUES);
         let has_space = settled && state.has_space(limit);
         let count = state.subscribers_anywhere();
         let tell = ask(&mut counting, count, has_space, Instant::now());

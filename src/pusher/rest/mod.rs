@@ -152,7 +152,7 @@ async fn route(
     client: IpAddr,
 ) -> Result<Reply, Refusal> {
     let (parts, body) = request.into_parts();
-    let timeout = pusher.settings.body_timeout;
+    let timeout = pusher.settings.load().body_timeout;
     // The signature covers the body by its MD5, so a stranger's body is never taken in.
     let (app, query, signed) = match guard::admit_from(client, pusher, &parts, path) {
         Ok(admitted) => admitted,

@@ -112,7 +112,7 @@ impl PusherSession {
     }
 
     fn refuser(&self) -> Refuser {
-        let subscription_errors = self.pusher.settings.subscription_errors;
+        let subscription_errors = self.pusher.settings.load().subscription_errors;
         Refuser { mailbox: Arc::clone(&self.mailbox), subscription_errors }
     }
 

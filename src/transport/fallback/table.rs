@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -39,7 +40,7 @@ const AROUND: usize = 1024;
 const MAX_MESSAGES: usize = 256;
 
 /// What bounds the sessions.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// Sessions at once.
     pub max_sessions: usize,
@@ -58,7 +59,7 @@ pub struct Peers<S> {
     /// How many clients have not heard of their session's end.
     untold: watch::Sender<usize>,
     sockets: Arc<Sockets>,
-    settings: Settings,
+    settings: ArcSwap<Settings>,
 }
 
 /// A session's place in the table. Dropping it gives it back.
@@ -95,7 +96,19 @@ impl<S> Peers<S> {
     /// An empty table; its sessions are among `sockets`.
     pub fn new(sockets: Arc<Sockets>, settings: Settings) -> Self {
         let (table, addresses, count) = (DashMap::new(), DashMap::new(), AtomicUsize::new(0));
-        Self { table, addresses, count, untold: watch::Sender::new(0), sockets, settings }
+        Self {
+            table,
+            addresses,
+            count,
+            untold: watch::Sender::new(0),
+            sockets,
+            settings: ArcSwap::from_pointee(settings),
+        }
+    }
+
+    /// From now on these bound them. Sessions that are there stay.
+    pub fn change(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
     }
 
     /// Waits until there is no session but such as have ended, and whose clients have heard of it or have
@@ -107,13 +120,13 @@ impl<S> Peers<S> {
     /// Takes a place, if there is one left.
     fn enter(&self, address: IpAddr) -> bool {
         let below = |limit: usize| move |count: usize| (count < limit).then_some(count + 1);
-        let max = self.settings.max_sessions;
+        let max = self.settings.load().max_sessions;
         if self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, below(max)).is_err() {
             return false;
         }
         let mut of_address = self.addresses.entry(address).or_insert(0);
         *of_address += 1;
-        let is_below = *of_address <= self.settings.max_per_address;
+        let is_below = *of_address <= self.settings.load().max_per_address;
         drop(of_address);
         if !is_below {
             self.leave(address);
@@ -155,7 +168,7 @@ impl<S: Session> Peers<S> {
             Action::Stream => (Reading::Stream, Transport::XhrStreaming),
             Action::Poll => (Reading::Once, Transport::XhrPolling),
         };
-        if http::read_body(body, NO_BODY, self.settings.body_timeout).await.is_err() {
+        if http::read_body(body, NO_BODY, self.settings.load().body_timeout).await.is_err() {
             return cors.allow(http::last(http::text(StatusCode::BAD_REQUEST, "No body is expected here")));
         }
         let request = Request::from_parts(parts, ());
@@ -168,11 +181,11 @@ impl<S: Session> Peers<S> {
         let no_session = || http::text(StatusCode::NOT_FOUND, "Unknown session");
         let Some(peer) = self.table.get(key).map(|peer| Arc::clone(&peer)) else {
             // A stranger's body is thrown away, if it is small, for the sake of the connection.
-            let goes_on = http::throw_away(body, self.settings.body_timeout).await;
+            let goes_on = http::throw_away(body, self.settings.load().body_timeout).await;
             return if goes_on { no_session() } else { http::last(no_session()) };
         };
         let limit = peer.max_message().saturating_mul(6).saturating_add(AROUND);
-        let body = match http::read_body(body, limit, self.settings.body_timeout).await {
+        let body = match http::read_body(body, limit, self.settings.load().body_timeout).await {
             Ok(body) => body,
             Err(http::BodyError::TooLong) => {
                 peer.refuse_long();
