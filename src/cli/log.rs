@@ -9,8 +9,11 @@ use std::time::Duration;
 
 use fanfare::config::{Log, LogFormat};
 use parking_lot::{Condvar, Mutex};
+use tracing::{Metadata, Subscriber};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::prelude::*;
-use tracing_subscriber::{EnvFilter, reload};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{EnvFilter, Layer, reload};
 
 /// Has the log write as much as this level says from now on.
 pub(crate) type SetLevel = Box<dyn Fn(&str) + Send + Sync>;
@@ -21,6 +24,9 @@ const MAX_WAITING: usize = 4096;
 const MAX_BYTES: usize = 4 << 20;
 /// How long the end of the program waits for the last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// What says so goes by this name: it is logged at every level, and always has room.
+const MISSING: &str = "fanfare::log";
 
 /// Lines on their way to stderr.
 #[derive(Clone, Default)]
@@ -47,23 +53,32 @@ struct State {
 /// When the system gives no thread.
 pub(crate) fn start(log: &Log) -> io::Result<(SetLevel, Lines)> {
     let lines = Lines::default();
-    // The level was checked with the rest of the config.
-    let filter = |level: &str| EnvFilter::builder().parse_lossy(level);
     let (filtered, handle) = reload::Layer::new(filter(&log.level));
-    let writer = lines.clone();
-    let logs = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
-    let logs = match log.format {
-        LogFormat::Text => logs.with_ansi(io::stderr().is_terminal()).boxed(),
-        LogFormat::Json => logs.json().boxed(),
-    };
     let writing = lines.clone();
     thread::Builder::new().name("log".to_owned()).spawn(move || writing.write_all_to(io::stderr()))?;
-    tracing_subscriber::registry().with(filtered).with(logs).init();
+    tracing_subscriber::registry().with(filtered).with(format(log, &lines)).init();
     let set_level = move |level: &str| {
         // It fails only when there is no log any more.
         let _ = handle.reload(filter(level));
     };
     Ok((Box::new(set_level), lines))
+}
+
+/// What is logged at a level, which was checked with the rest of the config.
+fn filter(level: &str) -> EnvFilter {
+    EnvFilter::builder().parse_lossy(format!("{level},{MISSING}=warn"))
+}
+
+fn format<S: Subscriber + for<'a> LookupSpan<'a>>(log: &Log, lines: &Lines) -> impl Layer<S> + use<S> {
+    let logs = tracing_subscriber::fmt::layer().with_writer(lines.clone());
+    match log.format {
+        LogFormat::Text => logs.with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => logs.json().boxed(),
+    }
+}
+
+fn tell_missing(missing: u64) {
+    tracing::warn!(target: MISSING, missing, "the log could not be written fast enough, lines are missing");
 }
 
 impl Lines {
@@ -76,15 +91,12 @@ impl Lines {
 
     fn write_all_to(&self, mut to: impl Write) {
         loop {
-            let missing = self.write_some_to(&mut to);
-            if missing > 0 {
-                tracing::warn!(missing, "the log could not be written fast enough, lines are missing");
-            }
+            self.write_some_to(&mut to);
         }
     }
 
-    /// Waits for lines, and writes those. Returns how many were lost before.
-    fn write_some_to(&self, to: &mut impl Write) -> u64 {
+    /// Waits for lines, and writes those. Tells how many were lost behind them.
+    fn write_some_to(&self, to: &mut impl Write) {
         let mut state = self.0.state.lock();
         self.0.changed.wait_while(&mut state, |state| state.waiting.is_empty());
         let lines = std::mem::take(&mut state.waiting);
@@ -97,20 +109,43 @@ impl Lines {
             let _ = to.write_all(&line);
         }
         let _ = to.flush();
+        if missing > 0 {
+            // Before this is over, so that the end of the program waits for it.
+            tell_missing(missing);
+        }
         self.0.state.lock().writing = false;
         self.0.changed.notify_all();
-        missing
     }
 }
 
-impl Write for Lines {
+impl MakeWriter<'_> for Lines {
+    type Writer = Line;
+
+    fn make_writer(&self) -> Line {
+        Line { lines: self.clone(), is_bounded: true }
+    }
+
+    /// There is one at a time that is not bounded: it is told by the only thread that writes.
+    fn make_writer_for(&self, meta: &Metadata<'_>) -> Line {
+        Line { lines: self.clone(), is_bounded: meta.target() != MISSING }
+    }
+}
+
+/// Takes a line.
+pub(crate) struct Line {
+    lines: Lines,
+    is_bounded: bool,
+}
+
+impl Write for Line {
     /// Takes a whole line.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut state = self.0.state.lock();
-        if state.waiting.len() < MAX_WAITING && state.bytes < MAX_BYTES {
+        let Shared { state, changed } = &*self.lines.0;
+        let mut state = state.lock();
+        if !self.is_bounded || (state.waiting.len() < MAX_WAITING && state.bytes < MAX_BYTES) {
             state.bytes += line.len();
             state.waiting.push_back(line.to_vec());
-            self.0.changed.notify_all();
+            changed.notify_all();
         } else {
             state.missing += 1;
         }
@@ -128,17 +163,39 @@ mod tests {
 
     #[test]
     fn lines_are_written_in_their_order_and_those_that_are_too_many_are_counted() {
-        let mut lines = Lines::default();
-        for number in 0..MAX_WAITING + 3 {
-            lines.write_all(format!("{number}\n").as_bytes()).unwrap();
+        for level in ["error", "off", "trace,fanfare=off"] {
+            let lines = Lines::default();
+            let log = Log { level: level.to_owned(), format: LogFormat::Json };
+            let logs = tracing_subscriber::registry().with(filter(level)).with(format(&log, &lines));
+            let mut line = lines.make_writer();
+            for number in 0..MAX_WAITING + 3 {
+                line.write_all(format!("{number}\n").as_bytes()).unwrap();
+            }
+            let mut written = Crowded(Vec::new(), lines.make_writer());
+            tracing::subscriber::with_default(logs, || lines.write_some_to(&mut written));
+            let expected: String = (0..MAX_WAITING).map(|number| format!("{number}\n")).collect();
+            assert_eq!(String::from_utf8(std::mem::take(&mut written.0)).unwrap(), expected);
+            // There was no room for it, as there is for no other.
+            lines.write_some_to(&mut written);
+            let told = String::from_utf8(written.0).unwrap();
+            assert!(told.ends_with("}\n") && told.contains("\"missing\":3"), "{level}: {told}");
         }
-        let mut written = Vec::new();
-        assert_eq!(lines.write_some_to(&mut written), 3);
-        let expected: String = (0..MAX_WAITING).map(|number| format!("{number}\n")).collect();
-        assert_eq!(String::from_utf8(written).unwrap(), expected);
-        lines.write_all(b"more").unwrap();
-        assert_eq!(lines.write_some_to(&mut io::sink()), 0);
-        lines.finish();
+    }
+
+    /// While something is written, more comes than there is room for.
+    struct Crowded(Vec<u8>, Line);
+
+    impl Write for Crowded {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.extend(bytes);
+            for _ in 0..2 {
+                self.1.write_all(b"more\n")?;
+            }
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]
@@ -153,10 +210,12 @@ mod tests {
                 Err(io::ErrorKind::StorageFull.into())
             }
         }
-        let (mut lines, mut full) = (Lines::default(), Full(0));
+        let (lines, mut full) = (Lines::default(), Full(0));
         for tries in [1, 2] {
-            lines.write_all(b"line\n").unwrap();
-            assert_eq!((lines.write_some_to(&mut full), full.0), (0, tries));
+            lines.make_writer().write_all(b"line\n").unwrap();
+            lines.write_some_to(&mut full);
+            assert_eq!(full.0, tries);
         }
+        lines.finish();
     }
 }
