@@ -15,6 +15,7 @@ use std::time::Duration;
 use clap::Parser;
 use fanfare::config::Env;
 
+use cli::reload::Seen;
 use cli::{Cli, Command, run, serve, tell};
 
 /// It gives back what a crowd took once the crowd has left: of 24 MiB for 15,000 sockets 21 within
@@ -37,11 +38,15 @@ fn main() -> ExitCode {
             Ok(report) => tell(&report),
             Err(problems) => return fail(BAD_CONFIG, &problems),
         },
-        Command::Serve(args) => match serve::load(&args, &env).map(|config| run::run(config, args, env)) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return fail(FAILED, &format_args!("fanfare: {error}")),
-            Err(problems) => return fail(BAD_CONFIG, &problems),
-        },
+        Command::Serve(args) => {
+            // Before they are read, so that no change is missed.
+            let seen = Seen::default().and(&args.config);
+            match serve::load(&args, &env).map(|config| run::run(config, args, env, seen)) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return fail(FAILED, &format_args!("fanfare: {error}")),
+                Err(problems) => return fail(BAD_CONFIG, &problems),
+            }
+        }
         Command::Bench(args) => return cli::bench::run(&args),
     }
     ExitCode::SUCCESS

@@ -3,11 +3,15 @@
 
 mod common;
 
+use std::sync::{Arc, mpsc};
+
 use common::certificates::{Authority, Folder};
 use common::stage::{REFUSED, RELOADS, Stage, by_hand};
 use common::told::{told, told_of};
-use common::{APP, Credentials, Nodes, OTHER, Receiver, Settings, eventually, settings};
+use common::{APP, Client, Credentials, Nodes, OTHER, Receiver, Settings, eventually, in_time, settings};
+use fanfare::config::Config;
 use serde_json::json;
+use tokio::sync::{oneshot, watch};
 
 /// The same app by the pair that it is to have next.
 const NEXT: Credentials = Credentials { id: "1", key: "next-key", secret: "next-secret" };
@@ -230,4 +234,69 @@ async fn a_storm_of_signals_loses_nothing() {
     eventually("a reload", reloaded).await;
     assert_eq!(stage.node().metric(REFUSED).await, 0.0);
     assert_eq!(stage.publish(APP, "a").await, 200);
+}
+
+/// Opening it would wait for ever for somebody who writes to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_in_place_of_the_file_is_refused() {
+    let mut stage = Stage::new(by_hand()).await;
+    let mut client = stage.connect(common::HOME).await;
+    let log = stage.refuses_a_pipe().await;
+    assert!(log.contains("fanfare.toml: cannot be read: it is not a regular file"), "{log}");
+    assert!(client.round().await.is_empty());
+    client.close().await;
+    let ended = stage.nodes.pop().program.stop(common::DEADLINE).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+}
+
+/// One thread runs everything here: who blocked it would hear of nothing any more.
+#[tokio::test]
+async fn a_disk_that_does_not_answer_holds_nobody_up() {
+    let config = |enabled: bool| Config::parse(&by_hand().app("enabled", enabled).to_toml()).unwrap();
+    let broker = fanfare::Broker::bind(config(true)).await.unwrap();
+    let (control, address) = (broker.control(), broker.public_addrs()[0]);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(broker.run(async { drop(stopped.await) }));
+    let mut client = Client::open(address, common::HOME, &[]).await.unwrap();
+    client.expect_established().await;
+    let (answer, disk) = mpsc::channel();
+    let (asked, mut began) = watch::channel(0);
+    let reload = |enabled: bool, disk: Option<mpsc::Receiver<()>>| {
+        let (control, asked, config) = (Arc::clone(&control), asked.clone(), config(enabled));
+        tokio::spawn(async move {
+            let load = move || {
+                asked.send_modify(|count| *count += 1);
+                disk.map(|disk| disk.recv());
+                Ok(config)
+            };
+            control.reload(load).await
+        })
+    };
+    let first = reload(false, Some(disk));
+    in_time("a reading", began.wait_for(|count| *count == 1)).await.unwrap();
+    let second = reload(true, None);
+    assert!(client.round().await.is_empty());
+    assert_eq!(*began.borrow_and_update(), 1, "two read at once");
+    answer.send(()).unwrap();
+    // In turn: the first disables the app, the second serves it again.
+    client.closed_with(4003).await;
+    let ended = in_time("both", async { (first.await.unwrap(), second.await.unwrap()) }).await;
+    assert!(
+        ended.0.is_ok_and(|done| done.changed == ["1"]) && ended.1.is_ok_and(|done| done.changed == ["1"])
+    );
+    let (answer, disk) = mpsc::channel();
+    let third = reload(true, Some(disk));
+    in_time("a reading", began.wait_for(|count| *count == 3)).await.unwrap();
+    stop.send(()).unwrap();
+    in_time("the end", running).await.unwrap().unwrap();
+    drop(answer);
+    assert!(in_time("an answer", third).await.unwrap().is_err(), "it has stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reading_that_panics_changes_nothing() {
+    let config = Config::parse(&by_hand().to_toml()).unwrap();
+    let control = fanfare::Broker::bind(config.clone()).await.unwrap().control();
+    assert!(control.reload(|| panic!("as this test wants it")).await.is_err());
+    assert!(control.reload(|| Ok(config)).await.is_ok());
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{live, observe};
 use crate::certificates::Certificates;
@@ -24,6 +25,8 @@ pub struct Control {
     server: Arc<Server>,
     webhooks: Arc<Webhooks>,
     certificates: Option<Arc<Certificates>>,
+    /// Who reloads has it.
+    turn: Arc<Semaphore>,
     /// Between its start and its stop, of which the service manager is told otherwise.
     serves: AtomicBool,
 }
@@ -68,7 +71,8 @@ impl Control {
         certificates: Option<Arc<Certificates>>,
     ) -> Self {
         let (server, webhooks) = (Arc::clone(server), Arc::clone(webhooks));
-        Self { config: Mutex::new(config), server, webhooks, certificates, serves: AtomicBool::new(false) }
+        let (turn, serves) = (Arc::new(Semaphore::new(1)), AtomicBool::new(false));
+        Self { config: Mutex::new(config), server, webhooks, certificates, turn, serves }
     }
 
     /// From now on the broker serves, or no longer.
@@ -89,20 +93,23 @@ impl Control {
 
     /// Goes on with the certificate that is in its files now, and with the config that `load` gives; a
     /// bad one of the two is no reason to refuse the other. Sockets of apps that are disabled or removed
-    /// end.
+    /// end. `load` may block; of several reloads one is done after the other.
     ///
     /// # Errors
     /// When it cannot go on with that config; then nothing of it holds.
     pub async fn reload(
         &self,
-        load: impl FnOnce() -> Result<Config, Problems>,
+        load: impl FnOnce() -> Result<Config, Problems> + Send + 'static,
     ) -> Result<Reloaded, NotReloaded> {
+        // To the end: the next one begins with what this one leaves.
+        let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(io::Error::other)?;
         let serves = self.serves.load(Ordering::Acquire);
         if serves {
             notify::reloading().await;
         }
         self.reload_certificate().await;
-        let reloaded = load().map_err(NotReloaded::from).and_then(|config| self.replace(config));
+        let (loaded, _turn) = read(load, turn).await;
+        let reloaded = loaded.and_then(|config| self.replace(config));
         let metrics = &self.server.pusher.metrics;
         match &reloaded {
             Ok(_) => metrics.reloads.add(1),
@@ -141,6 +148,18 @@ impl Control {
         live::apply(&config, &self.server);
         *known = config;
         Ok(reloaded)
+    }
+}
+
+/// Has `load` read what it needs, where it may take its time. It keeps the turn until then, even if nobody waits
+/// for it any more.
+async fn read(
+    load: impl FnOnce() -> Result<Config, Problems> + Send + 'static,
+    turn: OwnedSemaphorePermit,
+) -> (Result<Config, NotReloaded>, Option<OwnedSemaphorePermit>) {
+    match tokio::task::spawn_blocking(move || (load(), turn)).await {
+        Ok((loaded, turn)) => (loaded.map_err(NotReloaded::from), Some(turn)),
+        Err(panic) => (Err(io::Error::other(panic).into()), None),
     }
 }
 

@@ -6,11 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare::Control;
-use fanfare::config::{Config, Env};
+use fanfare::config::Env;
+use fanfare::tasks::forever;
+use parking_lot::Mutex;
 use tokio::signal::unix::Signal;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::log::SetLevel;
 use super::serve::{self, Args};
+use super::signals::hangup;
 
 /// How often files are looked at. They are read when they have stayed the same from one look to the
 /// next: whoever writes one may be half-way through.
@@ -22,17 +26,30 @@ pub(crate) struct Reloads {
     pub(crate) env: Env,
     pub(crate) control: Arc<Control>,
     pub(crate) set_level: SetLevel,
+    /// The files as they were before they were read.
+    pub(crate) seen: Seen,
+    /// Where the first signals are heard.
+    pub(crate) hangup: Mutex<Option<Signal>>,
 }
 
 impl Reloads {
     /// Follows the configuration, for ever.
-    pub(crate) async fn follow(self, mut hangup: Signal, config: &Config) {
-        let tls = &config.server.tls;
-        let files = self.args.config.iter().chain(&tls.cert).chain(&tls.key).cloned().collect();
-        let mut watched = Watched::new(files);
+    pub(crate) async fn follow(self) {
+        let reloads = Arc::new(self);
+        forever("reload", move || Arc::clone(&reloads).follow_on()).await;
+    }
+
+    /// Begun again, it reads again what has changed since the start: that does no harm.
+    async fn follow_on(self: Arc<Self>) {
+        let first = self.hangup.lock().take();
+        let mut hangup = match first.map_or_else(hangup, Ok) {
+            Ok(hangup) => hangup,
+            Err(error) => return tracing::error!(%error, "the configuration is not followed any more"),
+        };
+        let mut watched = Watched::new(self.seen.clone());
         loop {
             tokio::select! {
-                _ = hangup.recv() => watched.look(),
+                _ = hangup.recv() => watched.look().await,
                 () = watched.changed(), if self.control.reload_on_change() => {}
             }
             self.reload().await;
@@ -40,7 +57,8 @@ impl Reloads {
     }
 
     async fn reload(&self) {
-        match self.control.reload(|| serve::load_again(&self.args, &self.env)).await {
+        let (args, env) = (self.args.clone(), self.env.clone());
+        match self.control.reload(move || serve::load_again(&args, &env)).await {
             Ok(reloaded) => {
                 (self.set_level)(&reloaded.log_level);
                 reloaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -52,27 +70,43 @@ impl Reloads {
     }
 }
 
-/// Files that are looked at.
-struct Watched {
-    files: Vec<PathBuf>,
-    /// What was read.
-    known: Vec<Option<Stamp>>,
-}
+/// Files, and what was seen of each.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Seen(Vec<(PathBuf, Option<Stamp>)>);
 
 /// What shows that a file is another: its time with nanoseconds, its size, its inode. Of what a link
 /// leads to, since directories of links are how orchestrators swap files.
 type Stamp = (i64, i64, u64, u64);
 
-impl Watched {
-    fn new(files: Vec<PathBuf>) -> Self {
-        let mut watched = Self { files, known: Vec::new() };
-        watched.look();
-        watched
+impl Seen {
+    /// Looks at further files. May block.
+    pub(crate) fn and<'a>(mut self, files: impl IntoIterator<Item = &'a PathBuf>) -> Self {
+        self.0.extend(files.into_iter().map(|file| (file.clone(), stamp(file))));
+        self
     }
 
-    /// What the files are now is read now.
-    fn look(&mut self) {
-        self.known = self.files.iter().map(|file| stamp(file)).collect();
+    /// Looks at the same files again. May block.
+    fn again(&self) -> Self {
+        Self::default().and(self.0.iter().map(|(file, _)| file))
+    }
+}
+
+/// Files that are looked at, elsewhere: the answer may be long in coming.
+struct Watched {
+    /// As they were before they were last read.
+    known: Seen,
+    /// One look at a time.
+    looking: Option<JoinHandle<Seen>>,
+}
+
+impl Watched {
+    fn new(known: Seen) -> Self {
+        Self { known, looking: None }
+    }
+
+    /// What the files are now is read next.
+    async fn look(&mut self) {
+        self.known = self.now().await;
     }
 
     /// Waits until a file is another than it was, and stays so. Can be begun again at any time.
@@ -80,13 +114,25 @@ impl Watched {
         let mut before = None;
         loop {
             tokio::time::sleep(LOOK).await;
-            let now: Vec<_> = self.files.iter().map(|file| stamp(file)).collect();
+            let now = self.now().await;
             if before.as_ref() == Some(&now) && now != self.known {
                 self.known = now;
                 return;
             }
             before = Some(now);
         }
+    }
+
+    /// What the files are now, or were when a look began that nobody has waited for.
+    async fn now(&mut self) -> Seen {
+        let known = &self.known;
+        let looking = self.looking.get_or_insert_with(|| {
+            let known = known.clone();
+            spawn_blocking(move || known.again())
+        });
+        let seen = looking.await;
+        self.looking = None;
+        seen.unwrap_or_default()
     }
 }
 
@@ -105,7 +151,7 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         let (file, other) = (folder.join("file"), folder.join("other"));
         std::fs::write(&file, "one").unwrap();
-        let mut watched = Watched::new(vec![file.clone(), folder.join("missing")]);
+        let mut watched = Watched::new(Seen::default().and(&[file.clone(), folder.join("missing")]));
         let quiet = tokio::time::timeout(LOOK * 10, watched.changed());
         assert!(quiet.await.is_err(), "nothing has changed");
         std::fs::write(&other, "two").unwrap();
@@ -116,5 +162,17 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         tokio::time::timeout(LOOK * 3, watched.changed()).await.expect("it is gone");
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_changes_between_the_first_reading_and_the_first_look_is_read() {
+        let file = std::env::temp_dir().join(format!("fanfare-seen-{}", std::process::id()));
+        std::fs::write(&file, "one").unwrap();
+        let seen = Seen::default().and(&[file.clone()]);
+        // It is read here, and written again.
+        std::fs::write(&file, "three").unwrap();
+        let mut watched = Watched::new(seen);
+        tokio::time::timeout(LOOK * 3, watched.changed()).await.expect("it has changed");
+        std::fs::remove_file(&file).unwrap();
     }
 }

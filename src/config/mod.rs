@@ -21,6 +21,7 @@ mod tree;
 mod units;
 mod unknown;
 
+use std::io;
 use std::path::Path;
 
 pub use env::Env;
@@ -89,10 +90,16 @@ impl Source {
     /// Reads a file.
     ///
     /// # Errors
-    /// When it cannot be read or is not UTF-8.
+    /// When it cannot be read, is not UTF-8 or is no regular file: a pipe could keep the reader for ever, and
+    /// could not be read again.
     pub fn read(path: &Path) -> Result<Self, Problems> {
         let name = path.display().to_string();
-        match std::fs::read_to_string(path) {
+        let text = match std::fs::metadata(path) {
+            Ok(meta) if !meta.is_file() => Err(io::Error::other("it is not a regular file")),
+            Ok(_) => std::fs::read_to_string(path),
+            Err(error) => Err(error),
+        };
+        match text {
             Ok(text) => Ok(Self::text(name, text)),
             Err(error) => Err(Problems::with_file(&name, format!("cannot be read: {error}"))),
         }

@@ -112,6 +112,14 @@ impl Program {
         std::fs::rename(&new, &file).expect("moved");
     }
 
+    /// Puts a pipe in the place of its config file, to which nobody writes.
+    pub fn replace_by_a_pipe(&self) {
+        let file = self.folder.join("fanfare.toml");
+        std::fs::remove_file(&file).expect("removed");
+        let made = std::process::Command::new("mkfifo").arg(&file).status().expect("it starts");
+        assert!(made.success());
+    }
+
     /// Has it read its config again.
     pub fn hang_up(&self) {
         signal(self.pid(), "HUP");

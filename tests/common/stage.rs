@@ -49,6 +49,16 @@ impl Stage {
     /// Does not go on with this text. Returns what has been logged until then.
     pub async fn refuses(&mut self, text: &str) -> String {
         self.node().program.rewrite(text);
+        self.is_refused().await
+    }
+
+    /// The same with a pipe in place of the file.
+    pub async fn refuses_a_pipe(&mut self) -> String {
+        self.node().program.replace_by_a_pipe();
+        self.is_refused().await
+    }
+
+    async fn is_refused(&mut self) -> String {
         self.node().program.hang_up();
         self.refused += 1.0;
         self.node().becomes(REFUSED, self.refused).await;
