@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use common::client::Heard;
 use common::fallback::{Line, POLL, STREAM};
 use common::raw::End;
-use common::{Broker, Client, DEADLINE, HOME, Program, boot, eventually, http, settings, within};
+use common::{Broker, Client, DEADLINE, HOME, Program, boot, eventually, http, in_time, settings, within};
 use serde_json::json;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 /// Longer than any of these tests.
@@ -223,4 +223,19 @@ async fn a_second_signal_ends_it_at_once() {
     assert_eq!(ended.code, Some(1), "{}", ended.log);
     assert!(ended.log.contains("second signal"), "{}", ended.log);
     assert!(matches!(client.hear().await, Heard::Gone), "it was told something");
+}
+
+/// It accepts, and never says a word: until it has had its time, nobody is served.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_an_engine_that_does_not_answer() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("redis://{}", silent.local_addr().expect("an address"));
+    let settings = settings().cluster("engine", "redis").cluster("url", url.as_str());
+    let settings = settings.cluster("timeout", LONG).cluster("lease", GRACE);
+    let program = Program::start("early", &settings.server("shutdown_grace", GRACE), "").await;
+    let joining = in_time("somebody who wants to join", silent.accept()).await.expect("a connection");
+    let ended = program.stop(DEADLINE).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert!(ended.log.contains("stopped before it served"), "{}", ended.log);
+    drop(joining);
 }

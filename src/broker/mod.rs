@@ -7,6 +7,7 @@ mod reload;
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -142,9 +143,19 @@ impl Broker {
         work(&mut tasks, &self.server.pusher, &watchdog);
         tasks.spawn(forever("watchdog", move || Arc::clone(&watchdog).stamp()));
         tasks.spawn(Arc::clone(&self.webhooks).run());
+        let mut stop = pin!(stop);
+        let engine = Arc::clone(self.server.pusher.hub.engine());
         // Whoever is let in earlier finds nobody of other nodes. It is not waited for long: a node alone
         // is better than none.
-        let _ = timeout(self.engine_timeout, self.server.pusher.hub.engine().joined()).await;
+        tokio::select! {
+            biased;
+            _ = timeout(self.engine_timeout, engine.joined()) => {}
+            () = &mut stop => {
+                tracing::info!("stopped before it served");
+                private.stop().await;
+                return Ok(());
+            }
+        }
         for listener in self.listeners {
             tasks.spawn(server::accept(Arc::clone(&self.server), listener, stopped.clone(), alive.clone()));
         }
