@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::apps::LiveApp;
 use crate::mailbox::{Mailbox, close_all};
@@ -27,6 +28,10 @@ pub struct Sockets {
     apps: DashMap<AppId, Arc<AppSockets>>,
     started: Instant,
     stopping: AtomicBool,
+    /// By when the last words of a stop are read, or are not waited for.
+    last_words: OnceLock<Instant>,
+    /// Sockets that have ended, with peers that have yet to read so.
+    lingering: watch::Sender<usize>,
 }
 
 struct AppSockets {
@@ -43,6 +48,15 @@ pub struct Place {
     app: Arc<AppSockets>,
     id: SocketId,
     standing: Standing,
+}
+
+/// A socket that has ended, while its peer is given time to read so.
+pub struct Lingering(Arc<Sockets>);
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        self.0.lingering.send_modify(|count| *count -= 1);
+    }
 }
 
 /// What a place is counted as.
@@ -151,7 +165,9 @@ pub enum NoPlace {
 
 impl Default for Sockets {
     fn default() -> Self {
-        Self { apps: DashMap::new(), started: Instant::now(), stopping: AtomicBool::new(false) }
+        let (started, stopping) = (Instant::now(), AtomicBool::new(false));
+        let (last_words, lingering) = (OnceLock::new(), watch::Sender::new(0));
+        Self { apps: DashMap::new(), started, stopping, last_words, lingering }
     }
 }
 
@@ -185,6 +201,33 @@ impl Sockets {
         }
         let new = || Arc::new(AppSockets::new(app));
         Arc::clone(&self.apps.entry(Arc::clone(app.id())).or_insert_with(new))
+    }
+
+    /// A socket has ended, and all that may still come of it is that its peer reads so.
+    pub fn linger(self: &Arc<Self>) -> Lingering {
+        self.lingering.send_modify(|count| *count += 1);
+        Lingering(Arc::clone(self))
+    }
+
+    /// Waits until there are no such sockets.
+    pub async fn all_gone(&self) {
+        let _ = self.lingering.subscribe().wait_for(|count| *count == 0).await;
+    }
+
+    /// Sockets that have ended, with peers that have not read so.
+    pub fn lingering(&self) -> usize {
+        *self.lingering.borrow()
+    }
+
+    /// Nobody is given more time than this to read last words. Said once.
+    pub fn set_last_words(&self, by: Instant) {
+        let _ = self.last_words.set(by);
+    }
+
+    /// By when somebody who may take `patience` has to have read them.
+    pub fn last_words(&self, patience: Duration) -> Instant {
+        let by = Instant::now() + patience;
+        self.last_words.get().map_or(by, |&last| by.min(last))
     }
 
     /// Visits every open socket with its app.

@@ -239,3 +239,22 @@ async fn a_stop_does_not_wait_for_an_engine_that_does_not_answer() {
     assert!(ended.log.contains("stopped before it served"), "{}", ended.log);
     drop(joining);
 }
+
+/// One never reads, and its buffers are full, as if its machine had died; one reads, and never says goodbye.
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_that_are_dead_do_not_spoil_a_stop_with_a_short_grace() {
+    let roomy = settings().server("max_mailbox_bytes", "8MiB").server("shutdown_grace", "3s");
+    let mut broker = boot(roomy.limit("max_event_bytes", "4MiB")).await;
+    let dead = broker.stuck_in("a").await;
+    let _mute = broker.raw().await;
+    let mut api = broker.api();
+    for _ in 0..2 {
+        api.publish("a", "e", &"x".repeat(3 << 20)).await;
+    }
+    assert!(broker.metric("fanfare_mailbox_bytes").await > 0.0, "nothing waits for it");
+    let mut client = broker.connect().await;
+    broker.begin_stop();
+    client.closed_with(4200).await;
+    broker.ended(DEADLINE).await;
+    drop(dead);
+}

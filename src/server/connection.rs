@@ -12,7 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{Alive, Arrived, Origin, Server, route, stopped};
 use crate::addresses::Guest;
@@ -26,6 +26,12 @@ const LATE_REQUEST: Duration = Duration::from_millis(500);
 
 /// How long it waits for a client to read the reply to its last request.
 const LAST_REPLY: Duration = Duration::from_secs(5);
+
+/// How long it still waits for that at the end of its grace.
+const LAST_LOOK: Duration = Duration::from_millis(20);
+
+/// Longer than any grace.
+const ANY_GRACE: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// Serves the requests of one connection, until it becomes a WebSocket or ends.
 pub(super) async fn serve<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: I, arrived: Arrived) {
@@ -43,10 +49,12 @@ pub(super) async fn serve<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(st
         () = stopped(&mut stop) => {
             // A request in flight is still answered; one that has not come by now is not waited for.
             connection.as_mut().graceful_shutdown();
-            match timeout(LATE_REQUEST, &mut connection).await {
+            let sockets = &context.server.pusher.sockets;
+            match timeout_at(sockets.last_words(LATE_REQUEST).into(), &mut connection).await {
                 Err(_) if pause.has_ended_once() => tokio::select! {
                     ended = &mut connection => Some(ended),
                     () = pause.exceeds(LAST_REPLY) => None,
+                    () = pause.lasts_at(sockets.last_words(ANY_GRACE).into()) => None,
                 },
                 ended => ended.ok(),
             }
@@ -147,6 +155,12 @@ impl Pause {
             BUSY => None,
             began => Some(Duration::from_millis(self.now_ms().saturating_sub(began))),
         }
+    }
+
+    /// Waits until it lasts at `time`, or begins after that: then nothing is left but that a reply is read.
+    async fn lasts_at(&self, time: Instant) {
+        sleep_until(time).await;
+        self.exceeds(LAST_LOOK).await;
     }
 
     /// Waits until it has lasted for `limit`. The timer is set anew only when its time comes.

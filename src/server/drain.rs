@@ -37,7 +37,8 @@ pub async fn announce(server: &Server, pace: &Pace, deadline: Instant) {
 }
 
 /// Stops accepting, closes every socket, and waits until all that was under way has ended, at most until
-/// `deadline`. Says whether it has.
+/// `deadline`. Says whether it has. Peers that do not read that they have been closed are waited for a
+/// little less, and are no reason to say no: it may be that they are dead.
 ///
 /// Clients of the fallbacks hear of their end only when they ask: they can until the last of them has.
 pub async fn drain(
@@ -49,18 +50,25 @@ pub async fn drain(
     deadline: Instant,
 ) -> bool {
     drop(alive);
+    let sockets = &server.pusher.sockets;
     let left = deadline.saturating_duration_since(Instant::now());
     // The last of them need time to go.
     let longest = left - left / 10;
+    let last_words = deadline - left / 20;
+    sockets.set_last_words(last_words.into());
     let accepting = async {
         let _ = timeout(longest, server.fallback.all_told()).await;
         stop.send_replace(true);
     };
     let all = async {
-        tokio::join!(send_away(&server.pusher.sockets, pace.window.min(longest)), accepting);
+        tokio::join!(send_away(sockets, pace.window.min(longest)), accepting);
         let _ = ended.recv().await;
     };
-    timeout_at(deadline, all).await.is_ok()
+    let is_done = timeout_at(deadline, all).await.is_ok();
+    if timeout_at(last_words, sockets.all_gone()).await.is_err() {
+        tracing::warn!(sockets = sockets.lingering(), "not read: that they are closed");
+    }
+    is_done
 }
 
 /// Closes every socket, evenly over `window`. Those that have gone by themselves are left out, and cost

@@ -177,7 +177,8 @@ impl<S: Session, W: Wire> Connection<S, W> {
         Poll::Pending
     }
 
-    /// Ends the session, and gives the peer time to read our last words.
+    /// Ends the session, and gives the peer time to read our last words. Then nothing is under way any more:
+    /// a stop waits for those who read, and takes no harm from those who do not.
     async fn end(mut self, reason: CloseReason, (alive, _guest): (impl Send, impl Send)) {
         self.session.closed(reason);
         if !reason.peer_is_gone() {
@@ -185,21 +186,18 @@ impl<S: Session, W: Wire> Connection<S, W> {
             self.mailbox.push_farewell(close_frame(code, &text));
         }
         let mut heard = Heard::new(reason, &self.inbox);
-        let Self { mailbox, mut wire, session, .. } = self;
+        let Self { mailbox, mut wire, session, sockets, .. } = self;
         drop(session);
-        let (linger, alive) = match reason {
+        let (linger, _lingering) = match reason {
             CloseReason::Lost => return,
             // A broker that stops does not wait for these.
-            CloseReason::SlowConsumer => {
-                drop(alive);
-                (SLOW_LINGER, None)
-            }
-            _ => (LINGER, Some(alive)),
+            CloseReason::SlowConsumer => (SLOW_LINGER, None),
+            _ => (LINGER, Some(sockets.linger())),
         };
+        drop(alive);
         // Whoever does not read them in time goes without them.
         let lingering = poll_fn(|cx| poll_linger(cx, &mailbox, &mut wire, &mut heard));
         let _ = tokio::time::timeout(linger, lingering).await;
-        drop(alive);
     }
 }
 

@@ -126,7 +126,8 @@ impl<S: Session> Peer<S> {
         let last = self.end(reason);
         let Some((code, text)) = last else { return };
         // Whoever does not read them in time goes without them.
-        if timeout(LINGER, self.say_goodbye(code, &text)).await.is_err() {
+        let by = self.sockets.last_words(LINGER).into();
+        if timeout_at(by, self.say_goodbye(code, &text)).await.is_err() {
             self.line.break_off();
         }
         drop(alive);
