@@ -1,33 +1,29 @@
 //! The bounded way out to one peer. Publishers write through it; they never wait for a reader.
 
 mod backlogs;
+mod state;
 mod wire;
 
-use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
-pub use self::backlogs::Backlogs;
+pub use self::backlogs::{Backlogs, SMALL_BACKLOG};
 pub use self::wire::Wire;
 
-use self::backlogs::Backlog;
+use self::state::{Owed, State, cost};
 use crate::model::channel::ChannelName;
 use crate::model::close::CloseReason;
 use crate::model::socket::SocketId;
 use crate::model::transport::Transport;
 
-/// Buffers joined in one system call when a backlog is written.
-const WRITE_AT_ONCE: usize = 32;
 /// Mailboxes closed before others get their turn.
 const CLOSED_AT_ONCE: usize = 256;
-/// What a queued buffer costs beside its bytes; without it many tiny ones would slip through.
-const BUFFER_OVERHEAD: usize = 96;
 
 /// Names one subscription of a socket to a channel.
 pub type SeatId = u64;
@@ -50,26 +46,6 @@ pub struct Mailbox {
     /// When the ping went out that has not been answered; 0 for none.
     pinged_ms: AtomicU64,
     state: Mutex<State>,
-}
-
-struct State {
-    queue: VecDeque<Bytes>,
-    backlog: Backlog,
-    /// Some bytes of the first buffer are on the wire, so the rest must follow.
-    front_begun: bool,
-    closing: Option<CloseReason>,
-    task: Option<Waker>,
-    /// The peer has taken something of the backlog since that was last asked.
-    moved: bool,
-    /// Channels whose ended subscriptions are still owed what was published before.
-    owed: Vec<Owed>,
-}
-
-struct Owed {
-    channel: ChannelName,
-    seats: usize,
-    /// The socket is in the channel again: what earlier seats are owed would come too late.
-    cancelled_below: SeatId,
 }
 
 /// Closes many for one reason, and lets others have their turn meanwhile.
@@ -202,12 +178,23 @@ impl Mailbox {
         self.state.lock().close(reason);
     }
 
+    /// Gives back what waits, and closes the socket as a slow consumer, unless nothing is queued or it is
+    /// closing already. Says whether it did.
+    pub fn shed(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_due = state.closing.is_none() && !state.queue.is_empty();
+        if is_due {
+            state.shed();
+        }
+        is_due
+    }
+
     /// Why the socket is closing, if it is.
     pub fn closing(&self) -> Option<CloseReason> {
         self.state.lock().closing
     }
 
-    /// Bytes that wait for the peer.
+    /// Bytes that wait for the peer, here or in its connection.
     pub fn queued(&self) -> usize {
         self.state.lock().backlog.bytes()
     }
@@ -215,9 +202,11 @@ impl Mailbox {
     /// The last frame of all, for a mailbox that is closing and takes no others.
     pub fn push_farewell(&self, frame: Bytes) {
         let mut state = self.state.lock();
-        let queued = state.backlog.bytes() + cost(&frame);
-        state.backlog.set(queued);
-        state.queue.push_back(frame);
+        if !state.is_cut_off {
+            let queued = state.backlog.queued() + cost(&frame);
+            state.backlog.set(queued);
+            state.queue.push_back(frame);
+        }
     }
 
     /// Takes the backlog of a mailbox that no task writes out.
@@ -236,7 +225,10 @@ impl Mailbox {
         }
         state.remember(cx);
         match state.poll_write(cx, wire) {
-            Poll::Ready(Err(_)) => Poll::Ready(*state.closing.insert(CloseReason::Lost)),
+            Poll::Ready(Err(_)) => {
+                state.close(CloseReason::Lost);
+                Poll::Ready(CloseReason::Lost)
+            }
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
         }
     }
@@ -249,6 +241,12 @@ impl Mailbox {
         let mut state = self.state.lock();
         state.remember(cx);
         state.poll_write(cx, wire)
+    }
+
+    /// Notes how many bytes the connection has that its peer has not. For who drives it no more; see
+    /// [`Wire::held`].
+    pub fn hold(&self, bytes: usize) {
+        self.state.lock().backlog.hold(bytes);
     }
 
     /// Whether the peer has taken something of its backlog since this was last asked. That is a
@@ -299,93 +297,6 @@ pub enum Silence {
     Pinged,
     /// It has not answered in time.
     Dead,
-}
-
-/// What a queued buffer counts against the limit.
-fn cost(buffer: &Bytes) -> usize {
-    buffer.len() + BUFFER_OVERHEAD
-}
-
-impl State {
-    fn new(all: Arc<Backlogs>) -> Self {
-        let (queue, backlog, owed) = (VecDeque::new(), Backlog::new(all), Vec::new());
-        Self { queue, backlog, front_begun: false, closing: None, task: None, moved: false, owed }
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>, wire: &mut impl Wire) -> Poll<io::Result<()>> {
-        while !self.queue.is_empty() {
-            let mut slices = [IoSlice::new(&[]); WRITE_AT_ONCE];
-            let count = self.queue.iter().zip(&mut slices).map(|(buf, s)| *s = IoSlice::new(buf)).count();
-            let written = ready!(wire.poll_write(cx, &slices[..count]))?;
-            self.written(written);
-        }
-        wire.poll_flush(cx)
-    }
-
-    fn queue_rest(&mut self, rest: Bytes, begun: bool, limit: usize) {
-        // One buffer always fits: a list of members may be longer than the whole limit.
-        let (queued, more) = (self.backlog.bytes(), cost(&rest));
-        if queued > 0 && (queued + more > limit || self.backlog.is_excessive(more)) {
-            self.drop_backlog();
-            self.close(CloseReason::SlowConsumer);
-            return;
-        }
-        let was_empty = self.queue.is_empty();
-        self.front_begun |= was_empty && begun;
-        self.backlog.set(queued + more);
-        self.queue.push_back(rest);
-        if was_empty {
-            self.wake();
-        }
-    }
-
-    /// Gives the backlog back, but for a buffer whose beginning the peer already has.
-    fn drop_backlog(&mut self) {
-        self.queue.truncate(usize::from(self.front_begun));
-        self.queue.shrink_to_fit();
-        self.backlog.set(self.queue.front().map_or(0, cost));
-    }
-
-    fn written(&mut self, mut n: usize) {
-        let mut queued = self.backlog.bytes() - n;
-        self.moved |= n > 0;
-        self.front_begun |= n > 0;
-        while let Some(front) = self.queue.front_mut() {
-            if n < front.len() {
-                front.advance(n);
-                break;
-            }
-            n -= front.len();
-            queued -= BUFFER_OVERHEAD;
-            self.queue.pop_front();
-            self.front_begun = n > 0;
-        }
-        self.backlog.set(queued);
-        if self.queue.is_empty() {
-            self.front_begun = false;
-            self.queue = VecDeque::new();
-        }
-    }
-
-    fn close(&mut self, reason: CloseReason) {
-        if self.closing.is_none() {
-            self.closing = Some(reason);
-            self.wake();
-        }
-    }
-
-    fn remember(&mut self, cx: &Context<'_>) {
-        match &mut self.task {
-            Some(waker) => waker.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
-        }
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = &self.task {
-            waker.wake_by_ref();
-        }
-    }
 }
 
 #[cfg(test)]

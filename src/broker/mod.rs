@@ -38,7 +38,7 @@ use crate::pusher::{Pusher, PusherFormat, PusherWebhooks, rest};
 use crate::server::{self, Listener, Server};
 use crate::tasks::forever;
 use crate::transport::fallback::Peers;
-use crate::transport::{Framing, liveness};
+use crate::transport::{Framing, liveness, relief};
 use crate::watchdog::Watchdog;
 use crate::webhook::Webhooks;
 
@@ -205,6 +205,8 @@ fn work(tasks: &mut JoinSet<()>, pusher: &Arc<Pusher>, watchdog: &Arc<Watchdog>)
         let pusher = Arc::clone(&living);
         liveness::sweep(Arc::clone(&living.sockets), move || liveness::period(&pusher.apps))
     }));
+    let (sockets, backlogs) = (Arc::clone(&pusher.sockets), Arc::clone(&pusher.backlogs));
+    tasks.spawn(forever("relief", move || relief::relieve(Arc::clone(&sockets), Arc::clone(&backlogs))));
     let healthy = Arc::clone(watchdog);
     tasks.spawn(forever("signs of life", move || {
         let watchdog = Arc::clone(&healthy);

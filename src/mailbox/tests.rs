@@ -1,6 +1,9 @@
+use super::state::BUFFER_OVERHEAD;
 use super::*;
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::io::IoSlice;
+use std::pin::pin;
+use std::task::{Waker, ready};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
@@ -166,37 +169,157 @@ fn shut(all: &Arc<Backlogs>) -> Mailbox {
     Mailbox::new(SocketId::NOBODY, Transport::XhrStreaming, None, 1 << 20, Arc::clone(all), 0)
 }
 
+/// A block that costs so much.
+fn block(cost: usize) -> Bytes {
+    Bytes::from(vec![b'x'; cost - BUFFER_OVERHEAD])
+}
+
+fn is_crossed(all: &Backlogs) -> bool {
+    let mut crossed = pin!(all.crossed());
+    crossed.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
+}
+
+const LIMIT: usize = 400_000;
+/// What one byte costs.
+const TINY: usize = BUFFER_OVERHEAD + 1;
+
 #[test]
-fn above_the_limit_of_all_those_with_more_than_their_share_are_closed() {
-    let all = Arc::new(Backlogs::new(4000));
+fn above_the_limit_of_all_more_is_taken_for_a_while_and_it_is_told() {
+    let all = Arc::new(Backlogs::new(LIMIT));
     let (greedy, modest) = (shut(&all), shut(&all));
-    let block = Bytes::from(vec![b'x'; 904]);
-    for _ in 0..3 {
-        greedy.push(&block);
-    }
-    modest.push(&Bytes::from_static(b"x"));
-    modest.push(&block);
-    assert_eq!((all.bytes(), all.mailboxes()), (4097, 2), "a modest one goes beyond it");
-    assert_eq!((greedy.closing(), modest.closing()), (None, None));
-    greedy.push(&block);
+    greedy.push(&block(LIMIT));
+    assert!(!is_crossed(&all) && all.are_too_full(), "as much as there may be");
+    modest.push(&block(TINY));
+    modest.push(&block(50_000));
+    assert!(is_crossed(&all));
+    assert_eq!((greedy.closing(), modest.closing()), (None, None), "nobody pays for coming last");
+    assert!(greedy.shed() && !greedy.shed());
     assert_eq!(greedy.closing(), Some(CloseReason::SlowConsumer));
-    assert_eq!((all.bytes(), all.mailboxes()), (1097, 1), "its backlog is given back");
-    modest.push(&block);
-    assert_eq!(modest.closing(), None, "there is room again");
+    assert_eq!((all.bytes(), all.mailboxes()), (50_000 + TINY, 1), "its backlog is given back");
+    assert!(!is_crossed(&all) && !all.are_too_full());
 }
 
 #[test]
-fn above_the_limit_of_all_the_first_that_waits_is_kept() {
-    let all = Arc::new(Backlogs::new(1000));
-    let mailboxes: Vec<_> = (0..10).map(|_| shut(&all)).collect();
-    let block = Bytes::from(vec![b'x'; 904]);
-    mailboxes.iter().for_each(|mailbox| mailbox.push(&block));
-    assert!(mailboxes.iter().all(|mailbox| mailbox.closing().is_none()));
-    assert_eq!((all.bytes(), all.mailboxes()), (10_000, 10));
-    mailboxes.iter().for_each(|mailbox| mailbox.push(&block));
-    let closed = mailboxes.iter().filter(|mailbox| mailbox.closing().is_some()).count();
-    assert!(closed >= 9, "{closed}");
-    assert!(all.bytes() <= 2000, "{}", all.bytes());
+fn half_as_much_again_is_the_end_but_for_little_ones_and_first_ones() {
+    let all = Arc::new(Backlogs::new(LIMIT));
+    let (greedy, second, modest, first) = (shut(&all), shut(&all), shut(&all), shut(&all));
+    greedy.push(&block(LIMIT));
+    second.push(&block(LIMIT / 2));
+    assert_eq!(all.bytes(), LIMIT + LIMIT / 2);
+    for _ in 0..2 {
+        modest.push(&block(SMALL_BACKLOG / 2));
+    }
+    first.push(&block(100_000));
+    assert_eq!([&greedy, &second, &modest, &first].map(|mailbox| mailbox.closing()), [None; 4]);
+    let before = all.bytes();
+    modest.push(&block(TINY));
+    assert_eq!(modest.closing(), Some(CloseReason::SlowConsumer), "more than a little");
+    assert_eq!((all.bytes(), all.mailboxes()), (before - SMALL_BACKLOG, 3));
+    greedy.push(&block(TINY));
+    second.push(&block(SMALL_BACKLOG));
+    assert_eq!((second.closing(), second.queued()), (None, LIMIT / 2 + SMALL_BACKLOG), "there is room again");
+    assert_eq!((greedy.closing(), greedy.queued()), (Some(CloseReason::SlowConsumer), 0));
+}
+
+#[test]
+fn there_is_never_more_than_is_promised_whoever_pushes() {
+    let all = Arc::new(Backlogs::new(LIMIT));
+    let mailboxes: Vec<_> = (0..20).map(|_| shut(&all)).collect();
+    std::thread::scope(|scope| {
+        for mine in mailboxes.chunks(5) {
+            let all = &all;
+            scope.spawn(move || {
+                for _ in 0..1000 {
+                    mine.iter().for_each(|mailbox| mailbox.push(&block(2000)));
+                    assert!(all.bytes() <= LIMIT + LIMIT / 2 + 20 * SMALL_BACKLOG + 4 * 2000);
+                }
+            });
+        }
+    });
+    assert!(mailboxes.iter().any(|mailbox| mailbox.closing().is_some()), "there was too much");
+    assert_eq!(all.bytes(), mailboxes.iter().map(|mailbox| mailbox.queued()).sum::<usize>());
+    drop(mailboxes);
+    assert_eq!((all.bytes(), all.mailboxes()), (0, 0));
+}
+
+#[test]
+fn what_closing_ones_have_is_bounded_and_no_reason_to_close_others() {
+    let all = Arc::new(Backlogs::new(LIMIT));
+    let (kept, dropped, open) = (shut(&all), shut(&all), shut(&all));
+    for mailbox in [&kept, &dropped, &open] {
+        mailbox.push(&block(LIMIT / 2));
+    }
+    assert!(is_crossed(&all));
+    kept.close(CloseReason::NoPong);
+    assert!(!is_crossed(&all), "what closes is not to be made up for by others");
+    dropped.close(CloseReason::Stopping);
+    assert_eq!((kept.queued(), dropped.queued(), open.queued()), (LIMIT / 2, 0, LIMIT / 2));
+    assert_eq!(all.bytes(), LIMIT);
+    dropped.push_farewell(Bytes::from_static(b"bye"));
+    assert_eq!(dropped.take_backlog(), b"bye", "nothing was begun: last words can be said");
+}
+
+#[tokio::test]
+async fn a_begun_frame_for_which_there_is_no_room_is_the_end_of_the_connection() {
+    let all = Arc::new(Backlogs::new(2 * SMALL_BACKLOG));
+    let (mailbox, _peer) = one_of(&all, 1 << 20).await;
+    while mailbox.queued() <= SMALL_BACKLOG + BUFFER_OVERHEAD {
+        assert!(mailbox.closing().is_none());
+        // Until the kernel takes but a part of one.
+        mailbox.take_backlog();
+        mailbox.push(&block(1 << 20));
+    }
+    mailbox.push(&block(1000));
+    assert_eq!(mailbox.closing(), Some(CloseReason::SlowConsumer));
+    mailbox.push_farewell(Bytes::from_static(b"bye"));
+    assert_eq!((mailbox.queued(), all.bytes(), all.mailboxes()), (0, 0, 0));
+    let mut wire = Own(Arc::clone(&mailbox));
+    poll_fn(|cx| mailbox.poll_flush(cx, &mut wire)).await.expect_err("no way to go on");
+}
+
+/// Takes a little, and keeps it.
+struct Keeps(usize);
+
+impl Wire for Keeps {
+    fn poll_read(&mut self, _: &mut Context<'_>, _: &mut [u8]) -> Poll<io::Result<usize>> {
+        Poll::Pending
+    }
+
+    fn poll_write(&mut self, _: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let taken = buffers[0].len().min(1000 - self.0);
+        self.0 += taken;
+        if taken == 0 { Poll::Pending } else { Poll::Ready(Ok(taken)) }
+    }
+
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+
+    fn poll_shut_down(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
+    fn held(&self) -> usize {
+        self.0
+    }
+}
+
+#[test]
+fn what_a_connection_keeps_is_counted_until_it_is_gone() {
+    let all = Arc::new(Backlogs::new(LIMIT));
+    let (mailbox, mut wire) = (shut(&all), Keeps(0));
+    let mut cx = Context::from_waker(Waker::noop());
+    mailbox.push(&block(900 + BUFFER_OVERHEAD));
+    assert!(mailbox.poll_closing(&mut cx, &mut wire).is_pending());
+    assert_eq!((mailbox.queued(), all.bytes(), all.mailboxes()), (900, 900, 1));
+    mailbox.push(&block(900 + BUFFER_OVERHEAD));
+    assert!(mailbox.poll_closing(&mut cx, &mut wire).is_pending());
+    assert_eq!((mailbox.queued(), all.bytes()), (1800 + BUFFER_OVERHEAD, 1800 + BUFFER_OVERHEAD));
+    mailbox.take_backlog();
+    assert_eq!((all.bytes(), all.mailboxes()), (1000, 1), "it still has that");
+    mailbox.close(CloseReason::NoPong);
+    mailbox.hold(0);
+    assert_eq!((all.bytes(), all.mailboxes()), (0, 0));
 }
 
 #[tokio::test]

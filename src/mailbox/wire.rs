@@ -25,4 +25,10 @@ pub trait Wire: Send + 'static {
 
     /// Tells the peer that nothing more will come.
     fn poll_shut_down(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Bytes that it has taken, and that are not with the kernel or the peer yet. They are asked for after
+    /// each write and flush.
+    fn held(&self) -> usize {
+        0
+    }
 }

@@ -28,6 +28,7 @@ use crate::accept::{self, UnixListener};
 use crate::addresses::Guest;
 use crate::model::turned_away::TurnedAway;
 use crate::pusher::{Door, Pusher};
+use crate::transport::TLS_BUFFER;
 use crate::transport::fallback::Peers;
 
 /// How connections are served, which may change while they are.
@@ -194,7 +195,8 @@ async fn serve_proxied(
 }
 
 async fn serve_tls(tls: TlsAcceptor, stream: TcpStream, mut arrived: Arrived) {
-    let handshake = tokio::time::timeout(arrived.server.settings.load().header_timeout, tls.accept(stream));
+    let handshake = tls.accept_with(stream, |connection| connection.set_buffer_limit(Some(TLS_BUFFER)));
+    let handshake = tokio::time::timeout(arrived.server.settings.load().header_timeout, handshake);
     let shaken = tokio::select! {
         shaken = handshake => shaken,
         () = stopped(&mut arrived.stop) => return,

@@ -3,6 +3,7 @@
 
 pub mod fallback;
 pub mod liveness;
+pub mod relief;
 pub mod websocket;
 
 mod framing;
@@ -21,6 +22,9 @@ use crate::model::close::CloseReason;
 
 /// A TLS connection, as the server accepts it.
 pub type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;
+
+/// Bytes of ciphertext that a TLS connection may keep: one record. The kernel has buffers enough.
+pub const TLS_BUFFER: usize = 16 * 1024;
 
 /// What a connection is driven with.
 pub struct Opened<S> {

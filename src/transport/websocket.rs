@@ -15,7 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
 use super::inbox::{Boundary, Inbox};
-use super::wire::{Direct, Own};
+use super::wire::{Direct, Own, Tls};
 use super::{Opened, Session, TlsStream};
 use crate::http::{self, Reply, ReplyBody};
 use crate::mailbox::{Mailbox, Wire};
@@ -79,7 +79,7 @@ pub fn upgrade<S: Session>(
         };
         match upgraded.downcast::<TokioIo<TlsStream>>() {
             Ok(parts) => {
-                let wire = Own(Box::new(parts.io.into_inner()));
+                let wire = Tls::new(parts.io.into_inner());
                 tokio::spawn(drive(open(None), wire, sockets, parts.read_buf, held));
             }
             Err(upgraded) => {

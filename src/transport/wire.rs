@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::{TLS_BUFFER, TlsStream};
 use crate::mailbox::{Mailbox, Wire};
 
 /// A plain connection: its stream is in the mailbox, where everybody writes through.
@@ -56,7 +57,7 @@ impl Wire for Direct {
     }
 }
 
-/// A connection with state of its own, or a rare one: TLS, a Unix socket. Only its task can write to it.
+/// A connection that is rare, or a part of [`Tls`]. Only its task can write to it.
 pub(super) struct Own<I>(pub(super) Box<I>);
 
 impl<I: AsyncRead + AsyncWrite + Unpin + Send + 'static> Wire for Own<I> {
@@ -77,5 +78,45 @@ impl<I: AsyncRead + AsyncWrite + Unpin + Send + 'static> Wire for Own<I> {
     fn poll_shut_down(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // A broken connection needs no telling.
         Pin::new(&mut *self.0).poll_shutdown(cx).map(|_| ())
+    }
+}
+
+/// A TLS connection. Only its task can write to it, and what it has taken may wait in it as ciphertext.
+pub(super) struct Tls {
+    own: Own<TlsStream>,
+    /// Taken since all was with the kernel, up to what can be left of that.
+    unflushed: usize,
+}
+
+impl Tls {
+    pub(super) fn new(stream: TlsStream) -> Self {
+        Self { own: Own(Box::new(stream)), unflushed: 0 }
+    }
+}
+
+impl Wire for Tls {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.own.poll_read(cx, buffer)
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let written = ready!(self.own.poll_write(cx, buffers))?;
+        let is_left = self.own.0.get_ref().1.wants_write();
+        self.unflushed = if is_left { (self.unflushed + written).min(TLS_BUFFER) } else { 0 };
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.own.poll_flush(cx))?;
+        self.unflushed = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shut_down(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.own.poll_shut_down(cx)
+    }
+
+    fn held(&self) -> usize {
+        self.unflushed
     }
 }

@@ -16,7 +16,7 @@ use super::reply::LineReply;
 use crate::mailbox::Wire;
 use crate::model::close::CloseReason;
 
-/// Bytes that are handed over before the reply has taken them.
+/// Bytes above which no more lines are handed over before the reply has taken them.
 const ROOM: usize = 16 * 1024;
 /// UTF-16 code units of one streamed reply after which pusher-js begins another request. What is
 /// under way then would be lost.
@@ -221,6 +221,11 @@ impl Line {
         std::mem::swap(&mut ended, &mut state.reader);
     }
 
+    /// Bytes that wait for the reply to take them.
+    pub(super) fn held(&self) -> usize {
+        self.state.lock().buffer.len()
+    }
+
     /// Whether nobody reads any more.
     pub(super) fn is_idle(&self) -> bool {
         self.state.lock().reader.is_none()
@@ -333,6 +338,10 @@ impl Wire for ToLine {
 
     fn poll_shut_down(&mut self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
+    }
+
+    fn held(&self) -> usize {
+        self.0.held()
     }
 }
 

@@ -133,6 +133,7 @@ impl<S: Session> Peer<S> {
         drop(alive);
         // Between two requests it hears of it by the next, which most make at once.
         let _ = timeout_at(self.line.since() + LINGER, self.line.told()).await;
+        self.mailbox.hold(self.line.held());
         drop(untold);
         tokio::time::sleep(REMEMBERED).await;
         drop(entered);

@@ -1,0 +1,51 @@
+//! Makes room when too much waits in all mailboxes together: the fullest are closed.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::mailbox::{Backlogs, Mailbox};
+use crate::sockets::Sockets;
+
+/// Mailboxes closed before other tasks get their turn.
+const CLOSED_AT_ONCE: usize = 64;
+/// How long to wait after a search that has found nothing to close.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Closes the fullest mailboxes as slow consumers each time there is more in all than there may be, until
+/// there is little enough. Never ends.
+pub async fn relieve(sockets: Arc<Sockets>, backlogs: Arc<Backlogs>) {
+    loop {
+        backlogs.crossed().await;
+        let closed = close_fullest(&sockets, &backlogs).await;
+        tracing::debug!(closed, "too much waited for all sockets together");
+        if closed == 0 {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+async fn close_fullest(sockets: &Sockets, backlogs: &Backlogs) -> usize {
+    let mut fullest: Vec<(Reverse<usize>, Arc<Mailbox>)> = Vec::new();
+    sockets.each(|_, mailbox| {
+        let queued = mailbox.queued();
+        if queued > 0 {
+            fullest.push((Reverse(queued), Arc::clone(mailbox)));
+        }
+    });
+    fullest.sort_unstable_by_key(|(queued, _)| *queued);
+    let mut closed = 0;
+    for (_, mailbox) in fullest {
+        // Others may have been read meanwhile.
+        if !backlogs.are_too_full() {
+            break;
+        }
+        if mailbox.shed() {
+            closed += 1;
+            if closed % CLOSED_AT_ONCE == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    closed
+}
