@@ -256,3 +256,24 @@ fn code_units_are_those_of_a_browser() {
         assert_eq!(units(text.as_bytes()), text.encode_utf16().count(), "{text}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_the_line_has_is_counted_until_a_reply_takes_it() {
+    let all = Arc::new(Backlogs::new(0));
+    let mailbox = Mailbox::new(SocketId::NOBODY, Transport::XhrStreaming, None, 1 << 20, Arc::clone(&all), 0);
+    let line = Arc::new(Line::new());
+    let mut stream = line.attach(Reading::Stream, Bytes::new());
+    let frame = Bytes::from([&[b'x'; 999][..], b"\n"].concat());
+    (0..100).for_each(|_| mailbox.push(&frame));
+    let pushed = all.bytes();
+    pass_on(&mailbox, &line).await;
+    let held = line.held();
+    assert!((ROOM..ROOM + frame.len()).contains(&held), "{held}");
+    assert_eq!(mailbox.queued(), all.bytes());
+    assert!((100 * frame.len()..pushed).contains(&all.bytes()), "{} of {pushed}", all.bytes());
+    while !pieces(&mut stream).await.is_empty() {
+        pass_on(&mailbox, &line).await;
+    }
+    pass_on(&mailbox, &line).await;
+    assert_eq!((line.held(), mailbox.queued(), all.bytes(), all.mailboxes()), (0, 0, 0, 0));
+}
