@@ -168,7 +168,7 @@ mod tests {
     async fn what_changes_between_the_first_reading_and_the_first_look_is_read() {
         let file = std::env::temp_dir().join(format!("fanfare-seen-{}", std::process::id()));
         std::fs::write(&file, "one").unwrap();
-        let seen = Seen::default().and(&[file.clone()]);
+        let seen = Seen::default().and(std::slice::from_ref(&file));
         // It is read here, and written again.
         std::fs::write(&file, "three").unwrap();
         let mut watched = Watched::new(seen);
