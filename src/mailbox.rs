@@ -178,11 +178,11 @@ impl Mailbox {
         self.state.lock().close(reason);
     }
 
-    /// Gives back what waits, and closes the socket as a slow consumer, unless nothing is queued or it is
+    /// Gives back what waits, and closes the socket as a slow consumer, unless nothing waits or it is
     /// closing already. Says whether it did.
     pub fn shed(&self) -> bool {
         let mut state = self.state.lock();
-        let is_due = state.closing.is_none() && !state.queue.is_empty();
+        let is_due = state.closing.is_none() && state.backlog.bytes() > 0;
         if is_due {
             state.shed();
         }
