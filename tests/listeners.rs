@@ -200,6 +200,54 @@ async fn a_unix_socket_whose_queue_is_full_is_not_taken_for_dead() {
     assert!(Path::new(&file).exists());
 }
 
+/// Somebody has taken the lock and not come to listening yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_starter_waits_for_another_one_that_is_at_it() {
+    let folder = Folder::new("unix-lock");
+    let file = folder.file("x.sock");
+    let lock = fs::File::create(folder.file("x.sock.lock")).expect("a file");
+    lock.lock().expect("a lock");
+    let settings = with_unix(&folder);
+    let mut waiting = tokio::spawn(async move { bind(&settings).await.err().map(|error| error.kind()) });
+    let is_early = tokio::time::timeout(std::time::Duration::from_millis(300), &mut waiting).await.is_ok();
+    assert!(!is_early, "it did not wait");
+    let there = std::os::unix::net::UnixListener::bind(&file).expect("a socket");
+    drop(lock);
+    assert_eq!(waiting.await.expect("an answer"), Some(std::io::ErrorKind::AddrInUse));
+    drop(there);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_start_at_once_on_a_unix_socket_one_serves() {
+    let folder = Folder::new("unix-race");
+    let file = folder.file("x.sock");
+    let config = folder.write("fanfare.toml", &settings().to_toml());
+    for _ in 0..5 {
+        drop(std::os::unix::net::UnixListener::bind(&file).expect("a socket that a dead process left"));
+        let start = || {
+            let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_fanfare"));
+            command.args(["--config", &config, "--listen", &format!("unix://{file}")]).env_clear();
+            command.env("FANFARE_LOG__LEVEL", "off").stdin(Stdio::null()).stderr(Stdio::piped());
+            command.kill_on_drop(true).spawn().expect("it starts")
+        };
+        let (mut one, mut two) = (start(), start());
+        let one_lost = tokio::select! {
+            _ = one.wait() => true,
+            _ = two.wait() => false,
+            () = tokio::time::sleep(DEADLINE * 4) => panic!("both serve"),
+        };
+        let (loser, mut winner) = if one_lost { (one, two) } else { (two, one) };
+        let lost = loser.wait_with_output().await.expect("an end");
+        let told = String::from_utf8(lost.stderr).expect("UTF-8");
+        assert_eq!(lost.status.code(), Some(1), "{told}");
+        assert_eq!(told, format!("fanfare: cannot listen on unix://{file}: address in use\n"));
+        dial(relay(&file).await, &[]).await.expect_established().await;
+        winner.kill().await.expect("killed");
+        fs::remove_file(&file).expect("left behind");
+        assert!(!Path::new(&folder.file("x.sock.lock")).exists());
+    }
+}
+
 /// Two plain ones, one with TLS, and a Unix socket between them.
 fn many(folder: &Folder, authority: &Authority) -> Settings {
     folder.hold(&authority.issue_number(7));

@@ -1,9 +1,11 @@
 //! Listening on a Unix socket, and the file that it is known by.
 
-use std::fs::{self, Metadata, Permissions};
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::net::{UnixSocket, UnixStream};
 
@@ -11,6 +13,12 @@ use super::{Accept, BACKLOG, cannot_listen};
 
 /// Who may connect: the owner and the group of the file, a proxy's for one.
 const MODE: u32 = 0o660;
+/// Nobody else has anything to lock.
+const LOCK_MODE: u32 = 0o600;
+/// How often a starter looks whether another one, at the same path, is done.
+const LOCK_TRIES: u32 = 100;
+/// The pause before each further look.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// A Unix socket that is listened on. Its file goes with it.
 pub struct UnixListener {
@@ -27,6 +35,8 @@ impl UnixListener {
     pub async fn bind(path: &Path) -> io::Result<Self> {
         let place = format!("unix://{}", path.display());
         let named = |error: io::Error| cannot_listen(&place, error.kind(), &error);
+        // Between the look whether somebody listens and the listening nobody else may do the same.
+        let _lock = Lock::wait(path).await.map_err(named)?;
         make_way(path).await.map_err(named)?;
         let socket = UnixSocket::new_stream().and_then(|socket| socket.bind(path).map(|()| socket));
         let socket = socket.map_err(named)?;
@@ -81,10 +91,55 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        // Whoever has the lock is about to listen here, and replaces what is left.
+        let Ok(Some(_lock)) = Lock::take(&self.path) else { return };
         // Another broker may have taken the place of one whose file was removed under it.
         if fs::symlink_metadata(&self.path).is_ok_and(|there| identity(&there) == self.identity) {
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+/// The right to make or remove the file of a socket: a lock on a file beside it, which goes with it.
+struct Lock {
+    path: PathBuf,
+    /// Closing it gives the lock back.
+    _file: File,
+}
+
+impl Lock {
+    /// Waits for it.
+    async fn wait(socket: &Path) -> io::Result<Self> {
+        for _ in 1..LOCK_TRIES {
+            if let Some(lock) = Self::take(socket)? {
+                return Ok(lock);
+            }
+            tokio::time::sleep(LOCK_PAUSE).await;
+        }
+        Self::take(socket)?.ok_or_else(|| ErrorKind::AddrInUse.into())
+    }
+
+    /// `None` when somebody else has it.
+    fn take(socket: &Path) -> io::Result<Option<Self>> {
+        let mut path = OsString::from(socket);
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(LOCK_MODE).open(&path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        // Who had it before may have removed the file: the next to come would lock another.
+        let is_there = fs::symlink_metadata(&path)
+            .is_ok_and(|there| file.metadata().is_ok_and(|own| identity(&own) == identity(&there)));
+        Ok(is_there.then_some(Self { path, _file: file }))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
     }
 }
 
