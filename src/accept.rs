@@ -71,20 +71,14 @@ fn cannot_listen(place: &str, kind: io::ErrorKind, why: &dyn std::fmt::Display) 
 
 /// Gives every connection of a listener to `serve`, which must not block. Never ends.
 pub async fn each<L: Accept>(listener: L, mut serve: impl FnMut(L::Stream, L::Peer)) {
-    let (mut failing, failures) = (false, Repeats::new());
+    let failures = Repeats::new();
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => {
-                failing = false;
-                serve(stream, peer);
-            }
+            Ok((stream, peer)) => serve(stream, peer),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                // Said once until it works again: it fails twenty times a second. When descriptors run
-                // out, it works now and then.
-                if !std::mem::replace(&mut failing, true)
-                    && let Some(left_out) = failures.due()
-                {
+                // It fails twenty times a second.
+                if let Some(left_out) = failures.due() {
                     tracing::error!(%error, left_out, "cannot accept connections, trying on");
                 }
                 tokio::time::sleep(PAUSE).await;
