@@ -185,3 +185,41 @@ async fn the_header_says_whether_the_client_came_by_tls_and_the_client_does_not(
     let mut client = Client::over(stream, broker.address, HOME, &says).await.unwrap();
     assert!(matches!(client.hear().await, Heard::Closed { code: 4000, .. }));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_header_that_names_nobody_nobody_is_believed() {
+    let broker = boot(proxied()).await;
+    let strict = boot(proxied().feature("force_tls", true)).await;
+    let says = [("X-Forwarded-For", "198.51.100.9"), ("X-Forwarded-Proto", "https")];
+    for nameless in [b"PROXY UNKNOWN\r\n".to_vec(), v2(0x20, 0, b"")] {
+        // More than the address that is made up may have.
+        let mut crowd = Vec::new();
+        for _ in 0..4 {
+            let stream = begins(&broker, PROXY, &nameless).await;
+            let mut client = Client::over(stream, broker.address, HOME, &says).await.unwrap();
+            client.expect_established().await;
+            crowd.push(client);
+        }
+        let stream = begins(&strict, PROXY, &nameless).await;
+        let mut client = Client::over(stream, strict.address, HOME, &says).await.unwrap();
+        assert!(matches!(client.hear().await, Heard::Closed { code: 4000, .. }));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trusted_proxy_behind_another_is_believed() {
+    let chain = proxied().server("trusted_proxies", vec!["127.0.0.1", "192.0.2.0/24"]);
+    let broker = boot(chain.feature("force_tls", true)).await;
+    let says = [("X-Forwarded-For", "198.51.100.9"), ("X-Forwarded-Proto", "https")];
+    let mut crowd = Vec::new();
+    for number in 0..3 {
+        let stream = begins(&broker, PROXY, b"PROXY TCP4 192.0.2.1 127.0.0.1 5000 80\r\n").await;
+        let mut client = Client::over(stream, broker.address, HOME, &says).await.unwrap();
+        match (number, client.hear().await) {
+            (0 | 1, Heard::Frame(frame)) => assert_eq!(frame["event"], "pusher:connection_established"),
+            (2, Heard::Closed { code: 4100, .. }) => {}
+            (number, other) => panic!("{number} heard {other:?}"),
+        }
+        crowd.push(client);
+    }
+}

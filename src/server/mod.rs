@@ -184,7 +184,8 @@ async fn serve_proxied(
     };
     let why = match header {
         Ok(Ok(Proxied { client, tls: by_tls })) => {
-            arrived.origin = Origin { remote: Remote::Tcp(client.unwrap_or(peer)), tls: by_tls };
+            let remote = client.map_or(Remote::Nameless(peer), Remote::Tcp);
+            arrived.origin = Origin { remote, tls: by_tls };
             return go_on(tls, stream, arrived);
         }
         Ok(Err(error)) => error.to_string(),
@@ -223,6 +224,8 @@ struct Origin {
 #[derive(Debug, Clone, Copy)]
 enum Remote {
     Tcp(SocketAddr),
+    /// A trusted proxy whose PROXY header names no client. What it passes on may be anybody's words.
+    Nameless(SocketAddr),
     /// Some program of this machine.
     Unix,
 }
@@ -231,7 +234,7 @@ impl Remote {
     /// Its address; all of a Unix socket are one, which nobody else can have.
     fn ip(self) -> IpAddr {
         match self {
-            Self::Tcp(address) => address.ip().to_canonical(),
+            Self::Tcp(address) | Self::Nameless(address) => address.ip().to_canonical(),
             Self::Unix => Ipv4Addr::UNSPECIFIED.into(),
         }
     }
@@ -240,7 +243,7 @@ impl Remote {
 impl fmt::Display for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp(address) => address.fmt(f),
+            Self::Tcp(address) | Self::Nameless(address) => address.fmt(f),
             Self::Unix => f.write_str("unix:"),
         }
     }

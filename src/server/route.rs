@@ -74,6 +74,7 @@ fn statistics() -> Reply {
 fn is_trusted(server: &Server, remote: Remote) -> bool {
     match remote {
         Remote::Tcp(_) => server.settings.load().trusts(remote.ip()),
+        Remote::Nameless(_) => false,
         Remote::Unix => server.settings.load().trusts_unix,
     }
 }
