@@ -28,6 +28,11 @@ const MAX_ADDRESSES: usize = 131_072;
 /// Of all unfinished handshakes, an address that has less than this part has few.
 const FEW_OF: usize = 1000;
 
+/// Sockets above a limit that are told so at once, of one address: each is held until its client has read it.
+const MAX_REFUSALS_PER_ADDRESS: u32 = 10;
+/// The same of all addresses together.
+const MAX_REFUSALS: usize = 1000;
+
 /// What an address may have. 0 is no limit.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settings {
@@ -52,6 +57,7 @@ pub struct Addresses {
     table: DashMap<IpAddr, Account>,
     count: AtomicUsize,
     handshakes: AtomicUsize,
+    refusals: AtomicUsize,
     /// Those with failures: while there are none, nobody is looked up for them.
     failing: AtomicUsize,
     settings: ArcSwap<Settings>,
@@ -63,6 +69,7 @@ pub struct Addresses {
 struct Account {
     connections: u32,
     handshakes: u32,
+    refusals: u32,
     arrivals: TokenBucket,
     failures: u32,
     /// When these failures are forgotten.
@@ -71,7 +78,8 @@ struct Account {
 
 impl Account {
     fn is_at_rest(&self, rate: u32, now_ms: u64) -> bool {
-        self.connections == 0 && self.failures == 0 && self.arrivals.is_full(rate, now_ms)
+        let has_nothing = self.connections == 0 && self.refusals == 0 && self.failures == 0;
+        has_nothing && self.arrivals.is_full(rate, now_ms)
     }
 
     /// Forgets failures whose time is over. Says whether there were any.
@@ -89,6 +97,7 @@ impl Addresses {
             table: DashMap::new(),
             count: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
+            refusals: AtomicUsize::new(0),
             failing: AtomicUsize::new(0),
             settings: ArcSwap::from_pointee(settings),
             metrics,
@@ -139,6 +148,23 @@ impl Addresses {
         let mut guest = Guest { addresses, network: None, shakes_hands };
         guest.comes_from(client)?;
         Ok(guest)
+    }
+
+    /// Takes a place for a socket that is told of a limit before it is closed. `None` when so many are being
+    /// told that this one is not worth it.
+    pub fn refuse(self: &Arc<Self>, client: IpAddr) -> Option<Refusal> {
+        let room = |count: usize| (count < MAX_REFUSALS).then_some(count + 1);
+        self.refusals.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).ok()?;
+        let mut refusal = Refusal { addresses: Arc::clone(self), network: None };
+        let network = network_of(client);
+        if let Some(mut account) = self.account(network, self.now_ms()) {
+            if account.refusals >= MAX_REFUSALS_PER_ADDRESS {
+                return None;
+            }
+            account.refusals += 1;
+            refusal.network = Some(network);
+        }
+        Some(refusal)
     }
 
     /// Seconds for which an address is not told what is wrong with its requests, after too many wrong
@@ -237,7 +263,14 @@ impl Addresses {
         let room = |count: usize| (count < MAX_ADDRESSES).then_some(count + 1);
         self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).ok()?;
         let arrivals = TokenBucket::full(self.settings().connections_per_second, now_ms);
-        Some(free.insert(Account { connections: 0, handshakes: 0, arrivals, failures: 0, forgiven_ms: 0 }))
+        Some(free.insert(Account {
+            connections: 0,
+            handshakes: 0,
+            refusals: 0,
+            arrivals,
+            failures: 0,
+            forgiven_ms: 0,
+        }))
     }
 }
 
@@ -312,6 +345,24 @@ impl Drop for Guest {
     fn drop(&mut self) {
         self.has_asked();
         self.with_account(|account| account.connections -= 1);
+    }
+}
+
+/// A socket that is told of a limit. Dropping it gives its place back.
+pub struct Refusal {
+    addresses: Arc<Addresses>,
+    /// `None` while it is not counted for one.
+    network: Option<IpAddr>,
+}
+
+impl Drop for Refusal {
+    fn drop(&mut self) {
+        self.addresses.refusals.fetch_sub(1, Ordering::AcqRel);
+        if let Some(network) = &self.network
+            && let Some(mut account) = self.addresses.table.get_mut(network)
+        {
+            account.refusals -= 1;
+        }
     }
 }
 

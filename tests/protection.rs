@@ -254,3 +254,50 @@ async fn without_settings_this_machine_is_not_limited() {
     }
     assert_eq!(broker.metrics().await.table("addresses"), 0.0);
 }
+
+/// The first line of the answer to a socket of a client behind a proxy; nothing else of it is read.
+async fn status_of(stream: &mut TcpStream, path: &str, client: &str) -> String {
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {client}\r\nConnection: Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAECAwQFBgcICQoLDA0ODw==\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(in_time("an answer", stream.read_u8()).await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(head.contains("101") || head.to_lowercase().contains("retry-after: 1\r\n"), "{head}");
+    head.lines().next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_trusted_proxy_few_at_once_are_told_of_a_limit() {
+    const BUSY: &str = "HTTP/1.1 503 Service Unavailable";
+    let proxied = limited("max_connections_per_ip", 1).server("trusted_proxies", vec!["127.0.0.1"]);
+    let broker = boot(proxied).await;
+    let mut first = broker.dial_with(HOME, &[("X-Forwarded-For", "198.51.100.1")]).await;
+    first.expect_established().await;
+    // Whether there is something at the path or not.
+    for path in [HOME, "/nowhere"] {
+        let mut told = Vec::new();
+        eventually("one who is not told", async || {
+            let mut stream = broker.tcp().await;
+            let is_told = status_of(&mut stream, path, "198.51.100.1").await != BUSY;
+            told.push(stream);
+            !is_told
+        })
+        .await;
+        // Somebody else is let in, and told.
+        let mut other = broker.dial_with(HOME, &[("X-Forwarded-For", "198.51.100.2")]).await;
+        other.expect_established().await;
+        assert!(matches!(forwarded(&broker, "198.51.100.2").await, Heard::Closed { code: 4100, .. }));
+        drop((told, other));
+        eventually("one who is told again", async || {
+            status_of(&mut broker.tcp().await, path, "198.51.100.1").await != BUSY
+        })
+        .await;
+    }
+    drop(first);
+    is_forgotten(&broker).await;
+}

@@ -131,3 +131,21 @@ fn who_has_no_part_in_the_crowd_is_let_in_up_to_a_ceiling() {
     drop(crowd);
     assert!(arrive(&addresses, "10.0.0.1").is_ok());
 }
+
+#[test]
+fn so_many_are_told_of_a_limit_at_once_by_address_and_in_all() {
+    let addresses = table(Settings::default());
+    let refuse = |from: &str| addresses.refuse(ip(from));
+    let mut told: Vec<_> = (0..MAX_REFUSALS_PER_ADDRESS).map(|_| refuse("10.0.0.1")).collect();
+    assert!(told.iter().all(Option::is_some));
+    assert!(refuse("10.0.0.1").is_none());
+    for other in told.len()..MAX_REFUSALS {
+        told.push(refuse(&format!("10.1.{}.{}", other / 250, other % 250)));
+    }
+    assert!(told.iter().all(Option::is_some));
+    assert!(refuse("10.2.0.1").is_none(), "all together");
+    told.remove(0);
+    assert!(refuse("10.0.0.1").is_some());
+    drop(told);
+    assert_eq!((forget(&addresses), addresses.refusals.load(Ordering::Relaxed)), (0, 0));
+}

@@ -16,6 +16,9 @@ use crate::pusher::{Arrival, Entry, rest};
 use crate::transport::fallback;
 use crate::transport::websocket::is_upgrade;
 
+/// Seconds after which a socket that was not even told of a limit may try again.
+const RETRY_S: u64 = 1;
+
 /// Answers one request.
 pub(super) async fn route(
     server: &Server,
@@ -36,7 +39,7 @@ pub(super) async fn route(
         let entry = Entry::new(pusher, &request, key, arrival);
         return match host(server, &request, origin, guest) {
             Ok(guest) => entry.upgrade(request, alive.clone(), guest),
-            Err(_) => entry.over_capacity().upgrade(request, alive.clone(), ()),
+            Err(_) => refuse(server, entry.over_capacity(), request, origin, alive),
         };
     }
     // As one library asks to end a user's connections.
@@ -46,7 +49,11 @@ pub(super) async fn route(
         return rest::answer(pusher, request, path, client).await;
     }
     if is_upgrade(&request) {
-        return Entry::on_no_path(pusher, &request).upgrade(request, alive.clone(), Arc::clone(guest));
+        let entry = Entry::on_no_path(pusher, &request);
+        return match host(server, &request, origin, guest) {
+            Ok(guest) => entry.upgrade(request, alive.clone(), guest),
+            Err(_) => refuse(server, entry, request, origin, alive),
+        };
     }
     if let Some(session) = fallback::Path::parse(path) {
         let arrival = arrival(server, &request, origin);
@@ -62,6 +69,16 @@ pub(super) async fn route(
         return statistics();
     }
     http::text(StatusCode::NOT_FOUND, "Not found")
+}
+
+/// Tells a socket above a limit of its address why it is closed, or answers in the cheapest way when too
+/// many are being told.
+fn refuse(server: &Server, entry: Entry, request: Request<Incoming>, origin: Origin, alive: &Alive) -> Reply {
+    let client = client_address(server, &request, origin.remote);
+    match server.pusher.addresses.refuse(client) {
+        Some(refusal) => entry.upgrade(request, alive.clone(), refusal),
+        None => http::retry_after(http::text(StatusCode::SERVICE_UNAVAILABLE, "Over capacity"), RETRY_S),
+    }
 }
 
 /// Clients may be told to report how they connect; nobody wants to know here.
