@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::raw::{End, FIN, PING, TEXT, frame};
+use common::raw::{BINARY, CONTINUATION, End, FIN, PING, PONG, TEXT, frame};
 use common::{Broker, Settings, Signed, boot, eventually, eventually_within, fallback, settings};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
@@ -46,7 +46,7 @@ async fn a_client_that_sends_too_much_of_anything_is_closed_and_comes_back_later
         "nonsense",
     ];
     let texts = texts.into_iter().map(|text| frame(FIN | TEXT, text.as_bytes()));
-    let others = [frame(FIN | PING, b""), frame(FIN | common::raw::BINARY, b"x")];
+    let others = [FIN | PING, FIN | PONG, FIN | BINARY].map(|first| frame(first, b""));
     let mut ends = 0.0;
     for flood_of in texts.chain(others) {
         // A close frame may come late behind what was pushed on; the metric does not.
@@ -144,6 +144,38 @@ async fn what_waits_for_all_is_bounded_and_those_with_most_of_it_pay() {
     eventually("nothing waits any more", async || {
         let metrics = broker.metrics().await;
         metrics.get("fanfare_mailbox_bytes") == 0.0 && metrics.table("backlogs") == 0.0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_of_a_message_that_hold_nothing_count_as_messages() {
+    let broker = boot(few()).await;
+    let mut witness = broker.witness().await;
+    let (begins, goes_on) = (frame(TEXT, b""), frame(CONTINUATION, b""));
+    // A few are as good as none.
+    let mut raw = broker.raw().await;
+    let ends = frame(FIN | CONTINUATION, br#"{"event":"pusher:ping","data":{}}"#);
+    raw.write(&[&begins[..], &goes_on, &goes_on, &ends].concat()).await;
+    assert_eq!(raw.frame().await.expect("the greeting").opcode, TEXT);
+    let answer = String::from_utf8(raw.frame().await.expect("an answer").payload).unwrap();
+    assert!(answer.contains("pusher:pong"), "{answer}");
+
+    flood(&broker, [vec![begins], vec![goes_on; 500]].concat()).await;
+    eventually("the end of the flood", async || closed(&broker, "too_many_messages").await == 1.0).await;
+    witness.still_works().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn empty_lists_of_the_fallbacks_count_as_messages() {
+    let broker = boot(few()).await;
+    let session = broker.carry(fallback::STREAM).await;
+    for _ in 0..AT_ONCE / 2 {
+        assert_eq!(session.sends(b"[]").await.status, 204);
+    }
+    eventually("the end of the flood", async || {
+        session.sends(b"[]").await;
+        closed(&broker, "too_many_messages").await == 1.0
     })
     .await;
 }

@@ -79,6 +79,10 @@ impl Inbox {
                 held
             }
         };
+        // They add nothing to the length of a message, so no other limit ends them.
+        for _ in 0..std::mem::take(&mut boundary.empty_parts) {
+            session.control();
+        }
         self.incomplete = incomplete.filter(|_| !boundary.is_clear() || held.is_some());
         if let Some(begun) = &mut self.incomplete {
             (begun.boundary, begun.held) = (boundary, held);
@@ -221,6 +225,8 @@ pub(super) struct Boundary {
     payload_left: u64,
     /// A fragmented message waits for its next part.
     fragmented: bool,
+    /// Parts without payload, behind which their message goes on, that have not been counted.
+    empty_parts: u32,
     /// The peer's close frame has come.
     closed: bool,
     /// Not WebSocket: tungstenite will say so too.
@@ -261,6 +267,7 @@ impl Boundary {
                 match header.opcode {
                     OpCode::Data(Data::Text | Data::Binary | Data::Continue) => {
                         self.fragmented = !header.is_final;
+                        self.empty_parts += u32::from(!header.is_final && payload == 0);
                     }
                     OpCode::Control(Control::Close) => self.closed = true,
                     _ => {}

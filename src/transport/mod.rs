@@ -50,7 +50,8 @@ pub trait Session: Send + 'static {
     #[must_use]
     fn binary(&mut self) -> bool;
 
-    /// A ping or pong of the transport itself came; it has been answered.
+    /// Something of the transport itself came that is no message: a ping or pong, which has been answered,
+    /// an empty list, or an empty part of a message.
     fn control(&mut self);
 
     /// The socket is closing. Nothing else will be called but [`Session::farewell`].

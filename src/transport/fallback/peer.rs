@@ -81,6 +81,10 @@ impl<S: Session> Peer<S> {
         let _turn = self.turn.acquire().await;
         let was_there = self.mailbox.closing().is_none();
         if was_there && messages.is_empty() {
+            // Counts as a ping does.
+            if let Some(session) = self.session.lock().as_mut() {
+                session.control();
+            }
             self.mailbox.push(&bytes::Bytes::from_static(NOTHING));
         }
         let mut left = messages;
