@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
@@ -29,7 +29,7 @@ pub struct Sockets {
     started: Instant,
     stopping: AtomicBool,
     /// By when the last words of a stop are read, or are not waited for.
-    last_words: OnceLock<Instant>,
+    last_words: watch::Sender<Option<Instant>>,
     /// Sockets that have ended, with peers that have yet to read so.
     lingering: watch::Sender<usize>,
 }
@@ -166,7 +166,7 @@ pub enum NoPlace {
 impl Default for Sockets {
     fn default() -> Self {
         let (started, stopping) = (Instant::now(), AtomicBool::new(false));
-        let (last_words, lingering) = (OnceLock::new(), watch::Sender::new(0));
+        let (last_words, lingering) = (watch::Sender::new(None), watch::Sender::new(0));
         Self { apps: DashMap::new(), started, stopping, last_words, lingering }
     }
 }
@@ -221,13 +221,25 @@ impl Sockets {
 
     /// Nobody is given more time than this to read last words. Said once.
     pub fn set_last_words(&self, by: Instant) {
-        let _ = self.last_words.set(by);
+        self.last_words.send_replace(Some(by));
     }
 
     /// By when somebody who may take `patience` has to have read them.
     pub fn last_words(&self, patience: Duration) -> Instant {
         let by = Instant::now() + patience;
-        self.last_words.get().map_or(by, |&last| by.min(last))
+        self.last_words.borrow().map_or(by, |last| by.min(last))
+    }
+
+    /// Waits for as long as somebody who may take `patience` has time to read them, who has less of it when
+    /// the broker stops meanwhile.
+    pub async fn outlast_last_words(&self, patience: Duration) {
+        let mut last_words = self.last_words.subscribe();
+        let changed = last_words.wait_for(Option::is_some);
+        let _ = tokio::time::timeout(patience, async {
+            drop(changed.await);
+            tokio::time::sleep_until(self.last_words(patience).into()).await;
+        })
+        .await;
     }
 
     /// Visits every open socket with its app.

@@ -316,7 +316,7 @@ async fn a_stream_that_is_not_read_does_not_hold_up_the_stop() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_not_read_does_not_spoil_a_stop_with_a_short_grace() {
-    let mut broker = boot(strict().server("shutdown_grace", "4s")).await;
+    let mut broker = boot(strict().server("shutdown_grace", "4900ms")).await;
     let _stream = stuck(&broker, &mut broker.session(STREAM)).await;
     broker.begin_stop();
     broker.ended(DEADLINE * 4).await;

@@ -53,8 +53,8 @@ pub async fn drain(
     let sockets = &server.pusher.sockets;
     let left = deadline.saturating_duration_since(Instant::now());
     // The last of them need time to go.
-    let longest = left - left / 10;
-    let last_words = deadline - left / 20;
+    let longest = left - left / 5;
+    let last_words = deadline - left / 10;
     sockets.set_last_words(last_words.into());
     let accepting = async {
         let _ = timeout(longest, server.fallback.all_told()).await;

@@ -130,9 +130,9 @@ impl<S: Session> Peer<S> {
         let last = self.end(reason);
         let Some((code, text)) = last else { return };
         // Whoever does not read them in time goes without them.
-        let by = self.sockets.last_words(LINGER).into();
-        if timeout_at(by, self.say_goodbye(code, &text)).await.is_err() {
-            self.line.break_off();
+        tokio::select! {
+            () = self.say_goodbye(code, &text) => {}
+            () = self.sockets.outlast_last_words(LINGER) => self.line.break_off(),
         }
         drop(alive);
         // Between two requests it hears of it by the next, which most make at once.
