@@ -34,7 +34,7 @@ const MAX_REFUSALS_PER_ADDRESS: u32 = 10;
 const MAX_REFUSALS: usize = 1000;
 
 /// What an address may have. 0 is no limit.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// Connections at once.
     pub max_connections: u32,

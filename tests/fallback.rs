@@ -372,8 +372,8 @@ async fn c154_whoever_does_not_come_back_has_left_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_outlives_the_header_timeout_that_ends_idle_connections() {
-    let broker = boot(settings().server("header_timeout", "300ms")).await;
+async fn a_stream_outlives_the_timeouts_that_end_idle_connections() {
+    let broker = boot(settings().server("header_timeout", "300ms").server("idle_timeout", "300ms")).await;
     let mut session = broker.carry(STREAM).await;
     // It is time that is tested. Without a pause the answers would soon be more than one reply may have.
     for _ in 0..15 {

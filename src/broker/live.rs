@@ -12,6 +12,7 @@ use crate::model::cluster::OnEngineLoss;
 use crate::pusher;
 use crate::server::{self, Server};
 use crate::transport::fallback;
+use crate::transport::pause::Limits;
 
 /// The address that programs of this machine count by, who come by a Unix socket.
 const UNIX_PEERS: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 32));
@@ -32,7 +33,7 @@ pub(super) fn connections(server: &config::Server) -> server::Settings {
     server::Settings {
         trusted_proxies: server.trusted_proxies.clone(),
         trusts_unix: server.trusts_unix,
-        header_timeout: server.header_timeout,
+        limits: Limits { header: server.header_timeout, idle: server.idle_timeout },
     }
 }
 

@@ -225,7 +225,7 @@ fn with_live_of(old: &ServerConfig, new: &ServerConfig) -> ServerConfig {
     #[rustfmt::skip]
     let with = with_fields_of!(
         old, new,
-        trusted_proxies, trusts_unix, header_timeout, body_timeout, max_mailbox_bytes, max_mailboxes_bytes,
+        trusted_proxies, trusts_unix, header_timeout, idle_timeout, body_timeout, max_mailbox_bytes, max_mailboxes_bytes,
         max_queue_bytes, queue_timeout, max_cache_bytes, max_fallback_sessions, max_fallback_sessions_per_ip,
         subscription_errors, shutdown_grace, drain_delay, drain_window, reload_on_change,
     );

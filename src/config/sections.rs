@@ -45,6 +45,7 @@ pub(super) fn server(section: &Section<'_>) -> Server {
         drain_delay,
         drain_window: section.duration("drain_window", window_that_fits, DELAY),
         header_timeout: section.duration("header_timeout", base.header_timeout, WAIT),
+        idle_timeout: section.duration("idle_timeout", base.idle_timeout, WAIT),
         body_timeout: section.duration("body_timeout", base.body_timeout, WAIT),
         max_mailbox_bytes: section.size("max_mailbox_bytes", base.max_mailbox_bytes, BYTES),
         max_mailboxes_bytes: section.size("max_mailboxes_bytes", base.max_mailboxes_bytes, 0..=*BYTES.end()),

@@ -28,8 +28,10 @@ pub struct Server {
     pub drain_delay: Duration,
     /// How long closing all sockets takes; 0: they are closed at once.
     pub drain_window: Duration,
-    /// How long a client may take to send a request's headers, idle keep-alive included.
+    /// How long a client may take to send a request's headers, and to read a reply.
     pub header_timeout: Duration,
+    /// How long a connection may be idle between requests.
+    pub idle_timeout: Duration,
     /// How long a client may take to send a request's body.
     pub body_timeout: Duration,
     /// Bytes queued towards one socket; above it the socket is closed as a slow consumer.
@@ -68,6 +70,7 @@ impl Default for Server {
             drain_delay: Duration::ZERO,
             drain_window: Duration::from_secs(5),
             header_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
             max_mailbox_bytes: 1 << 20,
             max_mailboxes_bytes: 512 << 20,

@@ -34,7 +34,7 @@ use crate::sockets::Sockets;
 use crate::transport::Framing;
 
 /// What bounds this room.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Bytes queued towards one socket before it is closed as a slow consumer.
     pub max_mailbox_bytes: usize,

@@ -1,9 +1,7 @@
 //! One HTTP connection: its requests one after the other, its time limit, and its end.
 
 use std::convert::Infallible;
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hyper::Request;
@@ -12,11 +10,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::timeout_at;
 
 use super::{Alive, Arrived, Origin, Server, route, stopped};
 use crate::addresses::Guest;
 use crate::http::Reply;
+use crate::transport::pause::{Limits, Pause, Timed};
 
 /// What one connection may buffer of a request: its headers, or a piece of its body.
 const MAX_HTTP_BUFFER: usize = 64 * 1024;
@@ -36,11 +35,13 @@ const ANY_GRACE: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Serves the requests of one connection, until it becomes a WebSocket or ends.
 pub(super) async fn serve<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: I, arrived: Arrived) {
     let Arrived { server, origin, guest, mut stop, alive } = arrived;
-    let limit = server.settings.load().header_timeout;
-    let context = Arc::new(Context { server, origin, guest: Arc::new(guest), alive, pause: Pause::begin() });
+    let limits = server.settings.load().limits;
+    let pause = Arc::new(Pause::begin());
+    let stream = Timed::new(stream, Arc::clone(&pause));
+    let context = Context { server, origin, guest: Arc::new(guest), alive, pause: Arc::clone(&pause) };
+    let context = Arc::new(context);
     let answering = Arc::clone(&context);
     let service = service_fn(move |request| answer(Arc::clone(&answering), request));
-    let pause = &context.pause;
     let connection = http().serve_connection(TokioIo::new(stream), service).with_upgrades();
     tokio::pin!(connection);
     let ended = tokio::select! {
@@ -53,13 +54,13 @@ pub(super) async fn serve<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(st
             match timeout_at(sockets.last_words(LATE_REQUEST).into(), &mut connection).await {
                 Err(_) if pause.has_ended_once() => tokio::select! {
                     ended = &mut connection => Some(ended),
-                    () = pause.exceeds(LAST_REPLY) => None,
-                    () = pause.lasts_at(sockets.last_words(ANY_GRACE).into()) => None,
+                    () = pause.exceeds(Limits::both(LAST_REPLY)) => None,
+                    () = pause.lasts_at(sockets.last_words(ANY_GRACE).into(), LAST_LOOK) => None,
                 },
                 ended => ended.ok(),
             }
         }
-        () = pause.exceeds(limit) => {
+        () = pause.exceeds(limits) => {
             tracing::debug!(remote = %origin.remote, "no request in time");
             None
         }
@@ -88,7 +89,7 @@ struct Context {
     origin: Origin,
     guest: Arc<Guest>,
     alive: Alive,
-    pause: Pause,
+    pause: Arc<Pause>,
 }
 
 async fn answer(context: Arc<Context>, request: Request<Incoming>) -> Result<Reply, Infallible> {
@@ -110,69 +111,5 @@ struct UnderWay(Arc<Context>);
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.pause.begin_again();
-    }
-}
-
-/// The time since a connection last had a request to answer.
-///
-/// It costs a request one look at the clock, where a timer of its own would be made and dropped.
-struct Pause {
-    opened: Instant,
-    /// Milliseconds from `opened` to its beginning.
-    began_ms: AtomicU64,
-    /// There has been a request: its reply may not be written yet.
-    asked: AtomicBool,
-}
-
-/// In place of a beginning: a request is being answered.
-const BUSY: u64 = u64::MAX;
-
-impl Pause {
-    fn begin() -> Self {
-        Self { opened: Instant::now(), began_ms: AtomicU64::new(0), asked: AtomicBool::new(false) }
-    }
-
-    fn end(&self) {
-        self.asked.store(true, Ordering::Relaxed);
-        self.began_ms.store(BUSY, Ordering::Relaxed);
-    }
-
-    fn begin_again(&self) {
-        self.began_ms.store(self.now_ms(), Ordering::Relaxed);
-    }
-
-    fn has_ended_once(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
-    }
-
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(BUSY - 1)
-    }
-
-    /// How long it has lasted; `None` while a request is being answered.
-    fn elapsed(&self) -> Option<Duration> {
-        match self.began_ms.load(Ordering::Relaxed) {
-            BUSY => None,
-            began => Some(Duration::from_millis(self.now_ms().saturating_sub(began))),
-        }
-    }
-
-    /// Waits until it lasts at `time`, or begins after that: then nothing is left but that a reply is read.
-    async fn lasts_at(&self, time: Instant) {
-        sleep_until(time).await;
-        self.exceeds(LAST_LOOK).await;
-    }
-
-    /// Waits until it has lasted for `limit`. The timer is set anew only when its time comes.
-    async fn exceeds(&self, limit: Duration) {
-        let mut deadline = pin!(sleep(limit));
-        loop {
-            deadline.as_mut().await;
-            let left = limit.saturating_sub(self.elapsed().unwrap_or_default());
-            if left.is_zero() {
-                return;
-            }
-            deadline.as_mut().reset(Instant::now() + left);
-        }
     }
 }

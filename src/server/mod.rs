@@ -11,7 +11,6 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -30,17 +29,18 @@ use crate::model::turned_away::TurnedAway;
 use crate::pusher::{Door, Pusher};
 use crate::transport::TLS_BUFFER;
 use crate::transport::fallback::Peers;
+use crate::transport::pause::Limits;
 
 /// How connections are served, which may change while they are.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Peers whose `X-Forwarded-*` headers are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Those of whoever comes by a Unix socket are, too.
     pub trusts_unix: bool,
-    /// How long a connection may be without a request that has come whole with its headers, idle
-    /// keep-alive and the writing of the last reply included.
-    pub header_timeout: Duration,
+    /// How long a connection may be without a request that has come whole with its headers: while one
+    /// comes or a reply is not read, and while there is nothing.
+    pub limits: Limits,
 }
 
 impl Settings {
@@ -177,7 +177,7 @@ async fn serve_proxied(
     mut arrived: Arrived,
 ) {
     let header = read_header(&mut stream);
-    let header = tokio::time::timeout(arrived.server.settings.load().header_timeout, header);
+    let header = tokio::time::timeout(arrived.server.settings.load().limits.header, header);
     let header = tokio::select! {
         header = header => header,
         () = stopped(&mut arrived.stop) => return,
@@ -197,7 +197,7 @@ async fn serve_proxied(
 
 async fn serve_tls(tls: TlsAcceptor, stream: TcpStream, mut arrived: Arrived) {
     let handshake = tls.accept_with(stream, |connection| connection.set_buffer_limit(Some(TLS_BUFFER)));
-    let handshake = tokio::time::timeout(arrived.server.settings.load().header_timeout, handshake);
+    let handshake = tokio::time::timeout(arrived.server.settings.load().limits.header, handshake);
     let shaken = tokio::select! {
         shaken = handshake => shaken,
         () = stopped(&mut arrived.stop) => return,

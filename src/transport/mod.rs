@@ -3,6 +3,7 @@
 
 pub mod fallback;
 pub mod liveness;
+pub mod pause;
 pub mod relief;
 pub mod websocket;
 

@@ -15,6 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
 use super::inbox::{Boundary, Inbox};
+use super::pause::Timed;
 use super::wire::{Direct, Own, Tls};
 use super::{Opened, Session, TlsStream};
 use crate::http::{self, Reply, ReplyBody};
@@ -68,23 +69,23 @@ pub fn upgrade<S: Session>(
     tokio::spawn(async move {
         let Ok(upgraded) = upgraded.await else { return };
         // Tasks of their own: this one keeps the size of hyper's connection for ever.
-        let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
+        let upgraded = match upgraded.downcast::<TokioIo<Timed<TcpStream>>>() {
             Ok(parts) => {
-                let opened = open(Some(parts.io.into_inner()));
+                let opened = open(Some(parts.io.into_inner().into_inner()));
                 let wire = Direct(Arc::clone(&opened.mailbox));
                 tokio::spawn(drive(opened, wire, sockets, parts.read_buf, held));
                 return;
             }
             Err(upgraded) => upgraded,
         };
-        match upgraded.downcast::<TokioIo<TlsStream>>() {
+        match upgraded.downcast::<TokioIo<Timed<TlsStream>>>() {
             Ok(parts) => {
-                let wire = Tls::new(parts.io.into_inner());
+                let wire = Tls::new(parts.io.into_inner().into_inner());
                 tokio::spawn(drive(open(None), wire, sockets, parts.read_buf, held));
             }
             Err(upgraded) => {
-                let Ok(parts) = upgraded.downcast::<TokioIo<UnixStream>>() else { return };
-                let wire = Own(Box::new(parts.io.into_inner()));
+                let Ok(parts) = upgraded.downcast::<TokioIo<Timed<UnixStream>>>() else { return };
+                let wire = Own(Box::new(parts.io.into_inner().into_inner()));
                 tokio::spawn(drive(open(None), wire, sockets, parts.read_buf, held));
             }
         }

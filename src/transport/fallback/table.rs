@@ -40,7 +40,7 @@ const AROUND: usize = 1024;
 const MAX_MESSAGES: usize = 256;
 
 /// What bounds the sessions.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Sessions at once.
     pub max_sessions: usize,
