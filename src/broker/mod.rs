@@ -144,17 +144,10 @@ impl Broker {
         tasks.spawn(forever("watchdog", move || Arc::clone(&watchdog).stamp()));
         tasks.spawn(Arc::clone(&self.webhooks).run());
         let mut stop = pin!(stop);
-        let engine = Arc::clone(self.server.pusher.hub.engine());
-        // Whoever is let in earlier finds nobody of other nodes. It is not waited for long: a node alone
-        // is better than none.
-        tokio::select! {
-            biased;
-            _ = timeout(self.engine_timeout, engine.joined()) => {}
-            () = &mut stop => {
-                tracing::info!("stopped before it served");
-                private.stop().await;
-                return Ok(());
-            }
+        if !joined(&self.server.pusher, self.engine_timeout, stop.as_mut()).await {
+            tracing::info!("stopped before it served");
+            private.stop().await;
+            return Ok(());
         }
         for listener in self.listeners {
             tasks.spawn(server::accept(Arc::clone(&self.server), listener, stopped.clone(), alive.clone()));
@@ -177,6 +170,16 @@ impl Broker {
         let ended = tell_end(clean, self.server.pusher.sockets.count(), webhook_events, deadline);
         private.stop().await;
         ended
+    }
+}
+
+/// Waits until the engine is joined: whoever is let in earlier finds nobody of other nodes. Not for long, since
+/// a node alone is better than none. Says no when `stop` is ready before.
+async fn joined(pusher: &Pusher, patience: Duration, stop: impl Future<Output = ()>) -> bool {
+    tokio::select! {
+        biased;
+        _ = timeout(patience, pusher.hub.engine().joined()) => true,
+        () = stop => false,
     }
 }
 
