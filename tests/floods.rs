@@ -1,4 +1,4 @@
-//! Clients that send, or leave unread, more than they may, and others that notice nothing (README,
+//! Clients that send, or leave unread, more than they may, and others that notice nothing (config/operation.md,
 //! Protection).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

@@ -1,4 +1,4 @@
-//! Floods from one address, and somebody at another who notices nothing (README, Protection).
+//! Floods from one address, and somebody at another who notices nothing (config/operation.md, Protection).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;

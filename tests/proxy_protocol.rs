@@ -1,4 +1,4 @@
-//! The PROXY protocol: who the client is, by the word of a trusted proxy (README, Protection).
+//! The PROXY protocol: who the client is, by the word of a trusted proxy (config/operation.md, Protection).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
