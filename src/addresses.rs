@@ -170,7 +170,7 @@ impl Addresses {
     /// Seconds for which an address is not told what is wrong with its requests, after too many wrong
     /// signatures.
     pub fn locked_out(&self, client: IpAddr) -> Option<u64> {
-        if self.failing.load(Ordering::Relaxed) == 0 {
+        if self.failing.load(Ordering::Relaxed) == 0 || self.is_unlimited(client) {
             return None;
         }
         let account = self.table.get(&network_of(client))?;

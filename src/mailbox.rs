@@ -209,6 +209,13 @@ impl Mailbox {
         }
     }
 
+    /// Gives back what nobody will take any more.
+    pub fn discard(&self) {
+        let mut state = self.state.lock();
+        state.queue = Default::default();
+        state.backlog.set(0);
+    }
+
     /// Takes the backlog of a mailbox that no task writes out.
     pub fn take_backlog(&self) -> Vec<u8> {
         let mut state = self.state.lock();

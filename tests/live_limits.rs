@@ -78,10 +78,11 @@ async fn a_proxy_is_trusted_from_now_on_and_no_longer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn time_limits_hold_for_the_next_connection() {
     let mut stage = Stage::new(by_hand()).await;
-    stage.reload(&by_hand().server("header_timeout", "100ms").server("body_timeout", "100ms")).await;
+    stage.reload(&by_hand().server("header_timeout", "100ms")).await;
     let mut silent = TcpStream::connect(stage.node().address).await.unwrap();
     // The default is beyond every deadline here.
     assert_eq!(in_time("an end", silent.read(&mut [0; 1])).await.unwrap(), 0);
+    stage.reload(&by_hand().server("body_timeout", "100ms")).await;
     let mut http = Http::over(TcpStream::connect(stage.node().address).await.unwrap());
     http.write(&Signed::new("POST", "/apps/1/events", APP, b"{}").head(2)).await;
     http.reply().await.unwrap().expect_error(408, "");

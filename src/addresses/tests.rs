@@ -90,6 +90,11 @@ fn wrong_signatures_lock_their_address_out_until_the_window_ends() {
     }
     assert!(addresses.locked_out(bad).is_some_and(|seconds| (3599..=3600).contains(&seconds)));
     assert_eq!(addresses.locked_out(good), None);
+    let settings = Settings { max_failures: 3, ..Settings::default() };
+    addresses
+        .change(Settings { unlimited: vec!["10.0.0.1/32".parse().expect("a network")], ..settings.clone() });
+    assert_eq!(addresses.locked_out(bad), None, "nothing of this holds for it any more");
+    addresses.change(settings);
     assert_eq!(forget(&addresses), 1);
     addresses.table.get_mut(&bad).expect("an account").forgiven_ms = 0;
     assert_eq!(addresses.locked_out(bad), None);

@@ -3,12 +3,14 @@
 //! says so.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::{live, observe};
 use crate::certificates::Certificates;
@@ -17,6 +19,9 @@ use crate::model::app::App;
 use crate::notify;
 use crate::server::{Pace, Server};
 use crate::webhook::Webhooks;
+
+/// How long files may be read before the log says that they are.
+const LONG_READING: Duration = Duration::from_secs(10);
 
 /// A running broker, to be told that its config is another.
 pub struct Control {
@@ -107,19 +112,37 @@ impl Control {
         if serves {
             notify::reloading().await;
         }
-        self.reload_certificate().await;
-        let (loaded, _turn) = read(load, turn).await;
-        let reloaded = loaded.and_then(|config| self.replace(config));
+        let reading = async {
+            let config = async {
+                let (loaded, turn) = read(load, turn).await;
+                (loaded.and_then(|config| self.replace(config)), turn)
+            };
+            tokio::join!(config, self.reload_certificate()).0
+        };
+        let mut reading = pin!(reading);
+        let (reloaded, _turn) = match timeout(LONG_READING, &mut reading).await {
+            Ok(read) => read,
+            Err(_) => {
+                tracing::warn!("the configuration's files are being read, and do not answer");
+                self.tell_ready(serves).await;
+                reading.await
+            }
+        };
         let metrics = &self.server.pusher.metrics;
         match &reloaded {
             Ok(_) => metrics.reloads.add(1),
             Err(_) => metrics.reloads_refused.add(1),
         }
         self.server.pusher.sockets.close_ended().await;
-        if serves {
+        self.tell_ready(serves).await;
+        reloaded
+    }
+
+    /// Tells the service manager that the reload is over, if it was told of it and not of a stop since.
+    async fn tell_ready(&self, was_told: bool) {
+        if was_told && self.serves.load(Ordering::Acquire) {
             notify::ready().await;
         }
-        reloaded
     }
 
     async fn reload_certificate(&self) {
@@ -141,11 +164,12 @@ impl Control {
         }
         self.webhooks.prepare(config.apps.iter().flat_map(|app| app.webhooks.clone()))?;
         let reloaded = compare(&known, &config);
+        // First: a proxy that is trusted from now on may be what an app's new features ask for.
+        live::apply(&config, &self.server);
         self.server.pusher.apps.replace(config.apps.iter().cloned(), |apps| {
             self.webhooks.replace(apps);
             observe(&self.server.pusher, &self.webhooks);
         });
-        live::apply(&config, &self.server);
         *known = config;
         Ok(reloaded)
     }

@@ -132,12 +132,14 @@ impl Watched {
         });
         let seen = looking.await;
         self.looking = None;
-        seen.unwrap_or_default()
+        // A look that panics has seen nothing new.
+        seen.unwrap_or_else(|_| self.known.clone())
     }
 }
 
 fn stamp(file: &Path) -> Option<Stamp> {
-    let meta = std::fs::metadata(file).ok()?;
+    // Of a pipe nothing can be read again.
+    let meta = std::fs::metadata(file).ok().filter(std::fs::Metadata::is_file)?;
     Some((meta.mtime(), meta.mtime_nsec(), meta.size(), meta.ino()))
 }
 

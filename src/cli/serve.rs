@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use fanfare::config::{Config, Env, Listen, Problems, Source};
 
@@ -25,7 +25,7 @@ pub(crate) struct Args {
 /// # Errors
 /// Everything that is wrong with it.
 pub(crate) fn load(args: &Args, env: &Env) -> Result<Config, Problems> {
-    Config::load_with_certificate(source(args)?, env)
+    Config::load_with_certificate(source(args, Source::read)?, env)
 }
 
 /// Loads it again for a broker that runs, and looks after its certificate itself.
@@ -33,12 +33,12 @@ pub(crate) fn load(args: &Args, env: &Env) -> Result<Config, Problems> {
 /// # Errors
 /// Everything else that is wrong with it.
 pub(crate) fn load_again(args: &Args, env: &Env) -> Result<Config, Problems> {
-    Config::load(source(args)?, env)
+    Config::load(source(args, Source::read_again)?, env)
 }
 
-fn source(args: &Args) -> Result<Source, Problems> {
+fn source(args: &Args, read: fn(&Path) -> Result<Source, Problems>) -> Result<Source, Problems> {
     let source = match &args.config {
-        Some(path) => Source::read(path)?,
+        Some(path) => read(path)?,
         None => Source::development(),
     };
     Ok(source.listen(args.listen.clone()).insecure_dev_app(args.insecure_dev_app))

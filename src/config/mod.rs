@@ -90,15 +90,29 @@ impl Source {
     /// Reads a file.
     ///
     /// # Errors
-    /// When it cannot be read, is not UTF-8 or is no regular file: a pipe could keep the reader for ever, and
-    /// could not be read again.
+    /// When it cannot be read, or is not UTF-8.
     pub fn read(path: &Path) -> Result<Self, Problems> {
+        Self::from_file(path, std::fs::read_to_string(path))
+    }
+
+    /// Reads a file that has been read before.
+    ///
+    /// # Errors
+    /// As [`Source::read`]; also when it is no regular file. A pipe could keep the reader for ever, and cannot be
+    /// read again.
+    pub fn read_again(path: &Path) -> Result<Self, Problems> {
+        let text = std::fs::metadata(path).and_then(|meta| {
+            if meta.is_file() {
+                std::fs::read_to_string(path)
+            } else {
+                Err(io::Error::other("it is not a regular file"))
+            }
+        });
+        Self::from_file(path, text)
+    }
+
+    fn from_file(path: &Path, text: io::Result<String>) -> Result<Self, Problems> {
         let name = path.display().to_string();
-        let text = match std::fs::metadata(path) {
-            Ok(meta) if !meta.is_file() => Err(io::Error::other("it is not a regular file")),
-            Ok(_) => std::fs::read_to_string(path),
-            Err(error) => Err(error),
-        };
         match text {
             Ok(text) => Ok(Self::text(name, text)),
             Err(error) => Err(Problems::with_file(&name, format!("cannot be read: {error}"))),

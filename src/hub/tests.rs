@@ -2,6 +2,7 @@
 //! queues fill for certain.
 
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,11 +39,17 @@ impl Format for Letters {
 }
 
 fn hub(max_queue_bytes: usize) -> Arc<AppHub> {
+    hub_of(bounds(max_queue_bytes)).app(&AppId::from("1"))
+}
+
+fn bounds(max_queue_bytes: usize) -> Settings {
     let queue_timeout = Duration::from_millis(50);
-    let settings =
-        Settings { max_queue_bytes, queue_timeout, max_cache_bytes: 4096, refuse_when_away: false };
+    Settings { max_queue_bytes, queue_timeout, max_cache_bytes: 4096, refuse_when_away: false }
+}
+
+fn hub_of(settings: Settings) -> Hub {
     let formats: Formats = Arc::new([Box::new(Letters) as Box<dyn Format>]);
-    Hub::new(settings, formats, Arc::default(), Arc::new(Local)).expect("randomness").app(&AppId::from("1"))
+    Hub::new(settings, formats, Arc::default(), Arc::new(Local)).expect("randomness")
 }
 
 async fn socket() -> (Subscriber, TcpStream) {
@@ -174,6 +181,26 @@ async fn publishers_may_publish_and_are_told_when_there_is_none() {
     }
     assert!(!hub.has_space(&channels[0]) && hub.has_space(&channels[1]));
     assert_eq!(hub.may_publish(&channels).await, Ok(()), "the runner makes space while we wait");
+}
+
+#[tokio::test]
+async fn other_bounds_hold_at_once_also_for_publishers_that_wait() {
+    let hub = hub_of(bounds(200));
+    let app = hub.app(&AppId::from("1"));
+    let (who, _far) = socket().await;
+    let _subscription = subscribe(&app, "a", &who);
+    for _ in 0..10 {
+        publish(&app, "a", "x", &mut Budget::none());
+        publish(&app, "cache-a", "x", &mut Budget::none());
+    }
+    let channels = [name("a")];
+    let mut publisher = std::pin::pin!(app.may_publish(&channels));
+    // The runner has no turn meanwhile: nothing else makes space.
+    let mut poll = || publisher.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(poll().is_pending());
+    hub.change(&Settings { max_cache_bytes: 0, ..bounds(1 << 20) });
+    assert_eq!(poll(), Poll::Ready(Ok(())));
+    assert_eq!(app.shared.cache.size(), (0, 0));
 }
 
 #[tokio::test]

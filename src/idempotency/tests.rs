@@ -225,6 +225,15 @@ async fn patience_ends_and_the_first_keeps_its_key() {
 }
 
 #[tokio::test]
+async fn another_patience_holds_from_the_next_request_on() {
+    let store = Idempotency::new(NEVER);
+    let claim = first(&store, &app("1"), A).await;
+    store.set_patience(Duration::from_millis(1));
+    assert_eq!(outcome(&store, A).await, Err(Denied::UnderWay));
+    drop(claim);
+}
+
+#[tokio::test]
 async fn apps_do_not_share_keys() {
     let store = Idempotency::new(NEVER);
     let claims = [first(&store, &app("1"), A).await, first(&store, &app("2"), B).await];

@@ -200,6 +200,33 @@ fn above_the_limit_of_all_more_is_taken_for_a_while_and_it_is_told() {
 }
 
 #[test]
+fn another_limit_holds_at_once_also_for_what_waits_already() {
+    let all = Arc::new(Backlogs::new(LIMIT));
+    let greedy = shut(&all);
+    greedy.push(&block(LIMIT / 2));
+    all.set_limit(LIMIT / 4);
+    assert!(is_crossed(&all) && all.are_too_full());
+    all.set_limit(0);
+    assert!(!is_crossed(&all) && !all.are_too_full(), "none");
+}
+
+/// A notice once came only with the next push.
+#[tokio::test]
+async fn who_waits_for_the_limit_to_be_crossed_is_told_of_another_one() {
+    let all = Arc::new(Backlogs::new(LIMIT));
+    shut(&all).push(&block(LIMIT / 2));
+    let greedy = shut(&all);
+    greedy.push(&block(LIMIT / 2));
+    let waiting = {
+        let all = Arc::clone(&all);
+        tokio::spawn(async move { all.crossed().await })
+    };
+    tokio::task::yield_now().await;
+    all.set_limit(LIMIT / 4);
+    waiting.await.expect("told");
+}
+
+#[test]
 fn half_as_much_again_is_the_end_but_for_little_ones_and_first_ones() {
     let all = Arc::new(Backlogs::new(LIMIT));
     let (greedy, second, modest, first) = (shut(&all), shut(&all), shut(&all), shut(&all));

@@ -19,23 +19,18 @@ pub async fn relieve(sockets: Arc<Sockets>, backlogs: Arc<Backlogs>) {
         backlogs.crossed().await;
         let closed = close_fullest(&sockets, &backlogs).await;
         tracing::debug!(closed, "too much waited for all sockets together");
-        if closed == 0 {
+        if closed == 0 && backlogs.are_too_full() {
             tokio::time::sleep(PAUSE).await;
         }
     }
 }
 
-async fn close_fullest(sockets: &Sockets, backlogs: &Backlogs) -> usize {
-    let mut fullest: Vec<(Reverse<usize>, Arc<Mailbox>)> = Vec::new();
-    sockets.each(|_, mailbox| {
-        let queued = mailbox.queued();
-        if queued > 0 {
-            fullest.push((Reverse(queued), Arc::clone(mailbox)));
-        }
-    });
-    fullest.sort_unstable_by_key(|(queued, _)| *queued);
+async fn close_fullest(sockets: &Arc<Sockets>, backlogs: &Backlogs) -> usize {
+    let all = Arc::clone(sockets);
+    // Not on a thread that serves clients: it looks at every socket. A panic has found nothing.
+    let fullest = tokio::task::spawn_blocking(move || by_backlog(&all)).await.unwrap_or_default();
     let mut closed = 0;
-    for (_, mailbox) in fullest {
+    for mailbox in fullest {
         // Others may have been read meanwhile.
         if !backlogs.are_too_full() {
             break;
@@ -48,4 +43,17 @@ async fn close_fullest(sockets: &Sockets, backlogs: &Backlogs) -> usize {
         }
     }
     closed
+}
+
+/// Every mailbox in which something waits, the fullest first.
+fn by_backlog(sockets: &Sockets) -> Vec<Arc<Mailbox>> {
+    let mut fullest = Vec::new();
+    sockets.each(|_, mailbox| {
+        let queued = mailbox.queued();
+        if queued > 0 {
+            fullest.push((Reverse(queued), Arc::clone(mailbox)));
+        }
+    });
+    fullest.sort_unstable_by_key(|(queued, _)| *queued);
+    fullest.into_iter().map(|(_, mailbox)| mailbox).collect()
 }

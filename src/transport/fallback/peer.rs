@@ -134,6 +134,8 @@ impl<S: Session> Peer<S> {
             () = self.say_goodbye(code, &text) => {}
             () = self.sockets.outlast_last_words(LINGER) => self.line.break_off(),
         }
+        // Nobody takes from it any more.
+        self.mailbox.discard();
         drop(alive);
         // Between two requests it hears of it by the next, which most make at once.
         let _ = timeout_at(self.line.since() + LINGER, self.line.told()).await;
@@ -184,7 +186,7 @@ impl<S: Session> Peer<S> {
         self.line.begin_end();
         let mut wire = ToLine(Arc::clone(&self.line));
         let flushed = poll_fn(|cx| self.mailbox.poll_flush(cx, &mut wire));
-        // A line cannot break.
+        // What has not fitted by then is lost, as is what follows a frame that was cut off.
         let _ = timeout(LINGER / 2, flushed).await;
         self.line.end(close_frame(code, text));
         while !self.line.is_idle() {
