@@ -141,11 +141,7 @@ async fn what_waits_for_all_is_bounded_and_those_with_most_of_it_pay() {
     .await;
     witness.still_works().await;
     drop(crowd);
-    eventually("nothing waits any more", async || {
-        let metrics = broker.metrics().await;
-        metrics.get("fanfare_mailbox_bytes") == 0.0 && metrics.table("backlogs") == 0.0
-    })
-    .await;
+    broker.nothing_waits().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

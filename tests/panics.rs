@@ -16,6 +16,7 @@ use fanfare::mailbox::{Backlogs, Mailbox};
 use fanfare::model::close::CloseReason;
 use fanfare::model::transport::Transport;
 use fanfare::sockets::{Place, Sockets};
+use fanfare::transport::pause::{Pause, Timed};
 use fanfare::transport::{Opened, Session, websocket};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -85,6 +86,7 @@ async fn serve(sockets: Arc<Sockets>) -> SocketAddr {
                 let open = move |stream| open(&table, &app, stream);
                 async move { Ok::<_, Infallible>(websocket::upgrade(request, "", sockets, ((), ()), open)) }
             });
+            let stream = Timed::new(stream, Arc::new(Pause::begin()));
             let http = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
             tokio::spawn(http.with_upgrades());
         }

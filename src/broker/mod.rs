@@ -131,7 +131,8 @@ impl Broker {
     /// Serves until `stop` is ready, then drains within the configured grace.
     ///
     /// # Errors
-    /// When the system gives no thread for the private listener or the watchdog, or when sockets or requests were still under way at the end of the grace.
+    /// When the system gives no thread for the private listener or the watchdog, or when sockets or requests
+    /// were still under way at the end of the grace.
     pub async fn run(self, stop: impl Future<Output = ()>) -> io::Result<()> {
         let (stopping, stopped) = watch::channel(false);
         let (alive, ended) = mpsc::channel::<Infallible>(1);

@@ -175,8 +175,8 @@ impl Control {
     }
 }
 
-/// Has `load` read what it needs, where it may take its time. It keeps the turn until then, even if nobody waits
-/// for it any more.
+/// Has `load` read what it needs, where it may take its time. It keeps the turn until then, even if nobody
+/// waits for it any more.
 async fn read(
     load: impl FnOnce() -> Result<Config, Problems> + Send + 'static,
     turn: OwnedSemaphorePermit,

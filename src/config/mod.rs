@@ -98,8 +98,8 @@ impl Source {
     /// Reads a file that has been read before.
     ///
     /// # Errors
-    /// As [`Source::read`]; also when it is no regular file. A pipe could keep the reader for ever, and cannot be
-    /// read again.
+    /// As [`Source::read`]; also when it is no regular file. A pipe could keep the reader for ever, and cannot
+    /// be read again.
     pub fn read_again(path: &Path) -> Result<Self, Problems> {
         let text = std::fs::metadata(path).and_then(|meta| {
             if meta.is_file() {

@@ -56,6 +56,15 @@ impl Broker {
         eventually_within(limit, &what, async || self.metrics().await.get(sample) == value).await;
     }
 
+    /// Waits until nothing waits for any socket.
+    pub async fn nothing_waits(&self) {
+        eventually_within(DEADLINE, "nothing waits any more", async || {
+            let metrics = self.metrics().await;
+            metrics.get("fanfare_mailbox_bytes") == 0.0 && metrics.table("backlogs") == 0.0
+        })
+        .await;
+    }
+
     /// Waits until the first app has so many open sockets: whoever has left has left everything.
     pub async fn has_sockets(&self, count: usize) {
         self.becomes("fanfare_connections{app=\"1\"}", count as f64).await;
