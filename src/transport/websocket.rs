@@ -47,8 +47,8 @@ pub fn is_upgrade(request: &Request<Incoming>) -> bool {
 }
 
 /// Answers a handshake, and drives the connection once it is a WebSocket. `offered` is echoed when
-/// the client offers it as a subprotocol. The connection has to be a [`Timed`] one. The first of `held` is held while a stop has to wait for the
-/// connection, the other until it has ended.
+/// the client offers it as a subprotocol. The connection has to be a [`Timed`] one. The first of `held` is
+/// held while a stop has to wait for the connection, the other until it has ended.
 pub fn upgrade<S: Session>(
     mut request: Request<Incoming>,
     offered: &'static str,
