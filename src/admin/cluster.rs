@@ -4,11 +4,9 @@
 use std::fmt;
 
 use hyper::StatusCode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::encoding::DescriptorEncoder;
 
+use super::metrics::samples::{counter, gauge};
 use crate::cluster::{Away, Engine, Report};
 use crate::http::{self, Reply};
 
@@ -74,12 +72,10 @@ pub(super) fn encode(engine: &dyn Engine, encoder: &mut DescriptorEncoder<'_>) -
     }
     let report = engine.report();
     for (name, help, value) in GAUGES {
-        let gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        ConstGauge::new(value(&report) as i64).encode(gauge)?;
+        gauge(encoder, name, help, value(&report))?;
     }
     for (name, help, value) in COUNTERS {
-        let counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        ConstCounter::new(value(&report)).encode(counter)?;
+        counter(encoder, name, help, value(&report))?;
     }
     Ok(())
 }

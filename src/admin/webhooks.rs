@@ -11,6 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::metrics::OTHER;
+use super::metrics::samples::gauge;
 use crate::http::{self, Reply};
 use crate::metrics::Counter;
 use crate::webhook::{Endpoint, Selection, Stats, Webhooks};
@@ -87,8 +88,7 @@ pub(super) fn encode(
     }
     encode_queues(&endpoints, other.as_deref(), encoder)?;
     let help = "Webhook events given up that can be sent again";
-    let gauge = encoder.encode_descriptor("webhook_failed_kept_events", help, None, MetricType::Gauge)?;
-    ConstGauge::new(webhooks.failed_len() as i64).encode(gauge)
+    gauge(encoder, "webhook_failed_kept_events", help, webhooks.failed_len())
 }
 
 /// What waits for endpoints, and how long it takes to them.

@@ -4,7 +4,7 @@ mod apps;
 mod counters;
 mod process;
 mod runtime;
-mod samples;
+pub(super) mod samples;
 mod tables;
 mod text;
 mod tls;

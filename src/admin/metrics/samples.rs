@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 /// A gauge without labels.
-pub(super) fn gauge(
+pub(in crate::admin) fn gauge(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
@@ -21,7 +21,7 @@ pub(super) fn gauge(
 }
 
 /// A gauge with a sample for each of these labels.
-pub(super) fn gauges<L: EncodeLabelSet>(
+pub(in crate::admin) fn gauges<L: EncodeLabelSet>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
@@ -35,7 +35,7 @@ pub(super) fn gauges<L: EncodeLabelSet>(
 }
 
 /// A counter without labels. `_total` is added to its name.
-pub(super) fn counter(
+pub(in crate::admin) fn counter(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
@@ -46,7 +46,7 @@ pub(super) fn counter(
 }
 
 /// A counter with a sample for each of these labels.
-pub(super) fn counters<L: EncodeLabelSet>(
+pub(in crate::admin) fn counters<L: EncodeLabelSet>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,

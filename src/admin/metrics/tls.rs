@@ -2,11 +2,9 @@
 
 use std::fmt;
 
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::encoding::DescriptorEncoder;
 
+use super::samples::{counters, gauge};
 use crate::certificates::{Certificates, Outcome};
 
 pub(super) fn encode(
@@ -20,14 +18,8 @@ pub(super) fn encode(
         ("tls_certificate_expiry_timestamp_seconds", expiry, status.not_after),
         ("tls_reload_failed", failed, u64::from(status.reload_failed)),
     ] {
-        let gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        ConstGauge::new(value as i64).encode(gauge)?;
+        gauge(encoder, name, help, value)?;
     }
-    let help = "Reloads of the certificate, by how they ended";
-    let mut reloads = encoder.encode_descriptor("tls_reloads", help, None, MetricType::Counter)?;
-    for (outcome, result) in Outcome::ALL {
-        let labels = [("result", result)];
-        ConstCounter::new(certificates.reloads(outcome)).encode(reloads.encode_family(&labels)?)?;
-    }
-    Ok(())
+    let reloads = Outcome::ALL.map(|(outcome, result)| ([("result", result)], certificates.reloads(outcome)));
+    counters(encoder, "tls_reloads", "Reloads of the certificate, by how they ended", reloads)
 }
