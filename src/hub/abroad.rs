@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 
+use parking_lot::MutexGuard;
+
 use super::elsewhere::Elsewhere;
 use super::users::{State, User};
-use super::watch::Watcher;
 use super::{AppHub, Shared};
 use crate::cluster::{Change, Following, Next, Order, Share, Topic, Written};
 use crate::mailbox::close_all;
@@ -23,21 +24,12 @@ pub(super) struct Abroad {
     settling: bool,
     /// The share that is being written, by its stamp.
     asked: Option<u64>,
-    /// Watchers that wait for what the other nodes say.
-    waiting: Vec<Arc<Watcher>>,
 }
 
 impl Abroad {
-    /// Has a watcher wait, if there is anything to wait for.
-    pub(super) fn admit(&mut self, watcher: &Arc<Watcher>) {
-        if !self.following.is_live() {
-            watcher.miss();
-            self.waiting.push(Arc::clone(watcher));
-        }
-    }
-
-    pub(super) fn dismiss(&mut self, watcher: &Arc<Watcher>) {
-        self.waiting.retain(|other| !Arc::ptr_eq(other, watcher));
+    /// What the other nodes say has been heard. Otherwise it will be.
+    pub(super) fn is_known(&self) -> bool {
+        self.following.is_live()
     }
 
     /// It has a socket on another node.
@@ -111,9 +103,7 @@ impl User {
             abroad.counts.set(change.counts);
         }
         let again = !abroad.following.is_live();
-        let telling = self.heard(&mut state, shared);
-        drop(state);
-        self.tell(telling, shared);
+        self.heard(state, shared);
         again
     }
 
@@ -139,29 +129,24 @@ impl User {
         abroad.following.forget();
         abroad.asked = None;
         abroad.settling = false;
-        let telling = self.heard(&mut state, shared);
-        drop(state);
-        self.tell(telling, shared);
+        self.heard(state, shared);
     }
 
-    /// What the other nodes say is known: those who wait for it are told. Says whether the caller must
-    /// tell the other watchers.
-    fn heard(self: &Arc<Self>, state: &mut State, shared: &Shared) -> bool {
-        let waiting = state.abroad.as_mut().map(|abroad| std::mem::take(&mut abroad.waiting));
-        let waiting = waiting.unwrap_or_default();
-        let unknown = !state.is_somewhere() && state.abroad.as_ref().is_some_and(|it| it.may_be_there());
-        let online = state.counts_as_online() || (unknown && state.is_online());
-        let telling = if waiting.len() == state.watchers.len() {
+    /// What the other nodes say is known: those who wait for it are told, and so is what has changed.
+    fn heard(self: &Arc<Self>, mut state: MutexGuard<'_, State>, shared: &Shared) {
+        let telling = if state.watchers.iter().all(|(_, watching)| watching.waits) {
+            let unknown = !state.is_somewhere() && state.abroad.as_ref().is_some_and(|it| it.may_be_there());
+            let online = state.counts_as_online() || (unknown && state.is_online());
             state.set_first(online);
             false
         } else {
-            self.set_by_what_is_known(state, shared)
+            self.set_by_what_is_known(&mut state, shared)
         };
-        for watcher in waiting {
-            watcher.correct(&self.id, online);
-            watcher.heard(&shared.formats);
-        }
-        telling
+        let waiting = state.end_waiting(&self.id);
+        drop(state);
+        // First: what has changed by now goes into the first frame of those who waited.
+        self.tell(telling, shared);
+        waiting.iter().for_each(|watcher| watcher.heard(&shared.formats));
     }
 
     /// Says whether the caller must tell the watchers.
@@ -176,5 +161,106 @@ impl User {
         } else {
             self.begin_absence(state, shared)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::cluster::{NodeId, Snapshot, Version};
+    use crate::hub::fanout::Subscriber;
+    use crate::hub::tests::{all_received, hub, socket};
+    use crate::hub::watch::Watcher;
+
+    /// Over at once, but an absence all the same.
+    const DELAY: Duration = Duration::from_nanos(1);
+
+    /// A user, and this node's shares of it as the engine has them written.
+    struct Story {
+        hub: Arc<AppHub>,
+        user: Arc<User>,
+        versions: u64,
+    }
+
+    impl Story {
+        fn begin() -> Self {
+            let hub = hub(1 << 20);
+            let user = hub.user(&UserId::from("u"));
+            Self { hub, user, versions: 0 }
+        }
+
+        /// Somebody begins to watch the user, while the engine is there.
+        async fn watch(&self) -> (Subscriber, TcpStream) {
+            let (who, far) = socket().await;
+            let (mailbox, format) = (Arc::clone(&who.mailbox), who.format);
+            let watcher = Arc::new(Watcher::gathering(Subscriber { mailbox, format }, 1, false));
+            self.user.admit(&watcher, DELAY, || false).expect("not retired");
+            watcher.heard(&self.hub.shared.formats);
+            (who, far)
+        }
+
+        /// The share is written; another node has so many sockets.
+        fn written(&mut self, elsewhere: usize) {
+            self.versions += 1;
+            let share = self.user.share(self.versions, true);
+            assert!(share.snapshot);
+            let counts = vec![(NodeId(7), elsewhere); usize::from(elsewhere > 0)];
+            let written = Written {
+                stamp: share.stamp,
+                version: Version { world: 1, number: self.versions },
+                refused: Vec::new(),
+                told: std::time::Instant::now(),
+                snapshot: Some(Snapshot { counts, ..Snapshot::default() }),
+            };
+            assert!(!self.user.written(&self.hub.shared, written));
+        }
+
+        /// The agenda comes to the absence that has begun.
+        fn absence_ends(&self) {
+            Arc::clone(&self.user).absence_due(&self.hub.shared);
+        }
+    }
+
+    /// Who came while others watched already was told with them what it had been told before.
+    #[tokio::test]
+    async fn who_comes_last_is_told_once() {
+        let mut story = Story::begin();
+        let early = story.watch().await;
+        story.written(1);
+        story.user.cut_off(&story.hub.shared);
+        let late = story.watch().await;
+        story.written(0);
+        story.absence_ends();
+        assert_eq!(all_received(early.0, early.1).await, "ox");
+        assert_eq!(all_received(late.0, late.1).await, "ox", "away for a moment is not offline");
+    }
+
+    #[tokio::test]
+    async fn who_comes_as_a_user_is_found_is_told_once() {
+        let mut story = Story::begin();
+        let early = story.watch().await;
+        story.written(0);
+        story.user.cut_off(&story.hub.shared);
+        let late = story.watch().await;
+        story.written(1);
+        assert_eq!(all_received(early.0, early.1).await, "xo");
+        assert_eq!(all_received(late.0, late.1).await, "o", "what it finds, and not what was");
+    }
+
+    /// The absence that begins here has nothing to say of one who is there after all.
+    #[tokio::test]
+    async fn who_turns_out_to_be_elsewhere_does_not_go_offline() {
+        let mut story = Story::begin();
+        let (socket, _far) = socket().await;
+        let slot = story.user.enter(&socket.mailbox, &story.hub.shared).expect("not retired");
+        let watcher = story.watch().await;
+        assert!(!story.user.leave(slot, DELAY, &story.hub.shared));
+        story.written(1);
+        story.absence_ends();
+        assert_eq!(all_received(watcher.0, watcher.1).await, "o");
     }
 }

@@ -38,7 +38,7 @@ impl Format for Letters {
     }
 }
 
-fn hub(max_queue_bytes: usize) -> Arc<AppHub> {
+pub(super) fn hub(max_queue_bytes: usize) -> Arc<AppHub> {
     hub_of(bounds(max_queue_bytes)).app(&AppId::from("1"))
 }
 
@@ -52,7 +52,7 @@ fn hub_of(settings: Settings) -> Hub {
     Hub::new(settings, formats, Arc::default(), Arc::new(Local)).expect("randomness")
 }
 
-async fn socket() -> (Subscriber, TcpStream) {
+pub(super) async fn socket() -> (Subscriber, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let address = listener.local_addr().expect("an address");
     let (far, near) = tokio::join!(TcpStream::connect(address), listener.accept());
@@ -91,7 +91,7 @@ fn publish(hub: &Arc<AppHub>, channel: &str, letter: &str, budget: &mut Budget) 
 }
 
 /// Lets every task run, then closes the socket's end and returns all that came.
-async fn all_received(who: Subscriber, mut far: TcpStream) -> String {
+pub(super) async fn all_received(who: Subscriber, mut far: TcpStream) -> String {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }

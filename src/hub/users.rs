@@ -30,7 +30,7 @@ pub(super) struct State {
     /// Given back: no longer in the map. Whoever still holds it must look again.
     retired: bool,
     pub(super) sockets: Slab<Arc<Mailbox>>,
-    pub(super) watchers: Slab<Arc<Watcher>>,
+    pub(super) watchers: Slab<Watching>,
     /// Signed in, or was a moment ago: what watchers are to know.
     online: bool,
     /// What watchers know, or are being told.
@@ -45,6 +45,13 @@ pub(super) struct State {
     absence_job: Option<Ticket>,
     /// What is known of other nodes, where there are any and somebody here watches.
     pub(super) abroad: Option<Box<Abroad>>,
+}
+
+/// Somebody who watches the user.
+pub(super) struct Watching {
+    pub(super) watcher: Arc<Watcher>,
+    /// It has yet to be told how the user is: until then no change is told to it.
+    pub(super) waits: bool,
 }
 
 /// A socket's sign-in, held by its session. It must be ended, not dropped.
@@ -115,7 +122,7 @@ impl User {
     }
 
     /// `None` when the user is retired.
-    fn enter(self: &Arc<Self>, mailbox: &Arc<Mailbox>, shared: &Shared) -> Option<usize> {
+    pub(super) fn enter(self: &Arc<Self>, mailbox: &Arc<Mailbox>, shared: &Shared) -> Option<usize> {
         let mut state = self.state.lock();
         if state.retired {
             return None;
@@ -128,7 +135,7 @@ impl User {
     }
 
     /// Says whether there is nobody any more who is this user or watches it.
-    fn leave(self: &Arc<Self>, slot: usize, delay: Duration, shared: &Shared) -> bool {
+    pub(super) fn leave(self: &Arc<Self>, slot: usize, delay: Duration, shared: &Shared) -> bool {
         let mut state = self.state.lock();
         free(&mut state.sockets, slot);
         state.delay = delay;
@@ -190,18 +197,16 @@ impl User {
         state.delay = delay;
         // Under the lock: whatever is told from now on comes after this.
         watcher.gather(&self.id, state.told);
-        if !decides_alone() {
-            state.abroad.get_or_insert_default().admit(watcher);
+        let waits = !decides_alone() && !state.abroad.get_or_insert_default().is_known();
+        if waits {
+            watcher.miss();
         }
-        Some(state.watchers.insert(Arc::clone(watcher)))
+        Some(state.watchers.insert(Watching { watcher: Arc::clone(watcher), waits }))
     }
 
     /// Lets a watcher go. Says whether there is nobody any more who is this user or watches it.
     pub(super) fn dismiss(&self, slot: usize) -> bool {
         let mut state = self.state.lock();
-        if let State { abroad: Some(abroad), watchers, .. } = &mut *state {
-            watchers.get(slot).into_iter().for_each(|watcher| abroad.dismiss(watcher));
-        }
         free(&mut state.watchers, slot);
         if state.is_vacant() {
             // Nobody is left who would have to be told.
@@ -222,7 +227,8 @@ impl User {
             return None;
         }
         state.told = state.online;
-        let watchers = state.watchers.iter().map(|(_, watcher)| Arc::clone(watcher)).collect();
+        let told = state.watchers.iter().filter(|(_, watching)| !watching.waits);
+        let watchers = told.map(|(_, watching)| Arc::clone(&watching.watcher)).collect();
         Some(Telling::new(Arc::clone(&self.id), state.told, watchers))
     }
 
@@ -269,8 +275,22 @@ impl State {
 
     /// All who watch have yet to be told how the user is: nobody has to be told that it has changed.
     pub(super) fn set_first(&mut self, online: bool) {
+        if self.is_somewhere() {
+            self.back_by = None;
+        }
         self.online = online;
         self.told = if self.telling { self.told } else { online };
+    }
+
+    /// Those who wait wait no more: they know what the others know, and are told what changes.
+    pub(super) fn end_waiting(&mut self, id: &UserId) -> Vec<Arc<Watcher>> {
+        let waiting = self.watchers.iter_mut().filter(|(_, watching)| watching.waits);
+        let ended = waiting.map(|(_, watching)| {
+            watching.waits = false;
+            watching.watcher.correct(id, self.told);
+            Arc::clone(&watching.watcher)
+        });
+        ended.collect()
     }
 
     /// Says whether the caller must tell the watchers. There is one at a time who does: so what they

@@ -52,14 +52,11 @@ impl AppHub {
         if let Some(before) = &before {
             before.end();
         }
-        // One more than users: this function, which has yet to name them all.
         let owed = self.shared.is_joined;
-        let first = State::Gathering { first: Vec::with_capacity(ids.len()), missing: 1, owed };
         if owed {
             subscriber.mailbox.await_answer();
         }
-        let state = Mutex::new(first);
-        let watcher = Arc::new(Watcher { subscriber, state });
+        let watcher = Arc::new(Watcher::gathering(subscriber, ids.len(), owed));
         let watched = ids.iter().map(|id| self.admit(id, &watcher, offline_delay)).collect();
         watcher.heard(&self.shared.formats);
         // Only now: a user who is away for a moment is forgotten once nobody watches.
@@ -103,6 +100,13 @@ impl Watch {
 }
 
 impl Watcher {
+    /// One that has yet to be told of so many users.
+    pub(super) fn gathering(subscriber: Subscriber, users: usize, owed: bool) -> Self {
+        // One is missing until all users are named.
+        let first = State::Gathering { first: Vec::with_capacity(users), missing: 1, owed };
+        Self { subscriber, state: Mutex::new(first) }
+    }
+
     /// Notes how a user is, before the first frame.
     pub(super) fn gather(&self, id: &UserId, online: bool) {
         if let State::Gathering { first, .. } = &mut *self.state.lock() {
@@ -253,8 +257,7 @@ mod tests {
             0,
         ));
         let subscriber = Subscriber { mailbox: Arc::clone(&mailbox), format: FormatId(0) };
-        let state = Mutex::new(State::Gathering { first: Vec::new(), missing: 1, owed: false });
-        let watcher = Watcher { subscriber, state };
+        let watcher = Watcher::gathering(subscriber, 2, false);
         let ids = ["a", "b"].map(UserId::from);
         ids.iter().for_each(|id| watcher.gather(id, false));
         for (id, online) in [("b", true), ("a", true), ("a", false)] {
