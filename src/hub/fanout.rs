@@ -322,6 +322,8 @@ pub(super) fn free<T>(places: &mut Slab<T>, slot: usize) {
 struct Round {
     batch: Vec<Queued>,
     excepts: SmallVec<[SocketId; 4]>,
+    /// Some seats are spared an event.
+    spares: bool,
     joined: [Option<Bytes>; MAX_FORMATS],
     /// Kept between chunks for its memory.
     chunk: Vec<Seat>,
@@ -336,7 +338,8 @@ struct Given {
 impl Round {
     fn new(batch: Vec<Queued>) -> Self {
         let excepts = batch.iter().filter_map(|queued| queued.published.event.except).collect();
-        Self { batch, excepts, joined: Default::default(), chunk: Vec::new() }
+        let spares = batch.iter().any(|queued| queued.published.spared.is_some());
+        Self { batch, excepts, spares, joined: Default::default(), chunk: Vec::new() }
     }
 
     /// Gives a subscriber what of the round is meant for it.
@@ -345,7 +348,7 @@ impl Round {
         let throughout = self.batch.first().is_some_and(|first| seat.since <= first.position)
             && self.batch.last().is_some_and(|last| last.position <= seat.until);
         let excepted = !self.excepts.is_empty() && self.excepts.contains(&mailbox.socket());
-        if throughout && !excepted {
+        if throughout && !excepted && !self.spares {
             let frames = self.joined(*format, formats);
             mailbox.deliver(channel, seat.id, frames);
             let bytes = frames.len();
@@ -355,6 +358,7 @@ impl Round {
         let mine = |queued: &&Queued| {
             (seat.since..=seat.until).contains(&queued.position)
                 && queued.published.event.except != Some(socket)
+                && queued.published.spared.is_none_or(|spared| seat.id < spared)
         };
         let mut events = 0;
         let mine = self.batch.iter().filter(mine).inspect(|_| events += 1);

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
+use crate::mailbox::SeatId;
 use crate::model::event::Event;
 use crate::model::member::UserId;
 
@@ -35,12 +36,19 @@ impl FormatId {
 /// An event that has its place in a channel's order, and its frames once somebody needs them.
 pub(super) struct Published {
     pub(super) event: Event,
+    /// Whoever has its seat from this one on has it already.
+    pub(super) spared: Option<SeatId>,
     frames: [OnceLock<Bytes>; MAX_FORMATS],
 }
 
 impl Published {
     pub(super) fn new(event: Event) -> Self {
-        Self { event, frames: Default::default() }
+        Self { event, spared: None, frames: Default::default() }
+    }
+
+    /// Nobody gets it who has the seat `from` or a later one.
+    pub(super) fn sparing(self, from: Option<SeatId>) -> Self {
+        Self { spared: from, ..self }
     }
 
     /// The frame in one wire form, encoded by the first who asks.

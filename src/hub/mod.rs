@@ -363,6 +363,11 @@ impl Shared {
         self.seats.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Whoever is seated from now on has this seat or a later one.
+    fn coming_seat(&self) -> SeatId {
+        self.seats.load(Ordering::Relaxed)
+    }
+
     /// Names a share that is being written.
     fn next_stamp(&self) -> u64 {
         self.stamps.fetch_add(1, Ordering::Relaxed)

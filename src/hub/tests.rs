@@ -69,7 +69,7 @@ pub(super) async fn socket() -> (Subscriber, TcpStream) {
     (Subscriber { mailbox: Arc::new(mailbox), format: FormatId(0) }, far.expect("connect"))
 }
 
-fn name(name: &str) -> ChannelName {
+pub(super) fn name(name: &str) -> ChannelName {
     ChannelName::parse(name, 200).expect("a name")
 }
 
@@ -78,7 +78,7 @@ fn member(user: usize) -> Terms {
     Terms { member, max_members: 1000, counted: false }
 }
 
-fn subscribe(hub: &Arc<AppHub>, channel: &str, who: &Subscriber) -> Subscription {
+pub(super) fn subscribe(hub: &Arc<AppHub>, channel: &str, who: &Subscriber) -> Subscription {
     let mailbox = Arc::clone(&who.mailbox);
     let welcome = move |_: Result<&Snapshot<'_>, NotSubscribed>| mailbox.push(&Bytes::from_static(b"!"));
     hub.subscribe(&name(channel), who, &Terms::default(), welcome).expect("subscribed")

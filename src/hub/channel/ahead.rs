@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use super::joint::Joint;
 use super::{Channel, State};
-use crate::cluster::Version;
 use crate::hub::AppHub;
 use crate::hub::format::Published;
 use crate::model::event::EventId;
@@ -21,11 +20,6 @@ pub(super) struct Ahead {
 }
 
 impl Joint {
-    /// Whether an event that leads to `version` was cached already for everybody who is here.
-    pub(super) fn has_shown(&self, version: Version) -> bool {
-        self.shown.world == version.world && version.number <= self.shown.number
-    }
-
     /// The cached event has been forgotten here, though the engine may still have it.
     pub(super) fn forget_cached(&mut self) {
         self.forgot_cached = true;

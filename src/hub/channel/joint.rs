@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ahead::Ahead;
+use super::shown::Shown;
 use super::subscription::{Arrival, NotSubscribed, Terms, Ticket};
 use super::{Channel, State};
 use crate::cluster::{Change, Following, Next, NodeId, Snapshot, Topic, Version, Written};
@@ -25,8 +26,8 @@ pub(super) struct Joint {
     pub(super) following: Following<Step>,
     /// This node's own cached event, until the engine has numbered it.
     pub(super) ahead: Option<Ahead>,
-    /// Whoever is here was shown what was cached then, or something newer.
-    pub(super) shown: Version,
+    /// Who was shown what was cached.
+    pub(super) shown: Shown,
     /// The cached event had to be forgotten here: the engine has to be asked for the next newcomer.
     pub(super) forgot_cached: bool,
     /// Subscribers on other nodes.
@@ -221,6 +222,7 @@ impl Channel {
         step: Step,
     ) -> Idle {
         let Some(joint) = state.joint.as_deref_mut() else { return Idle::new() };
+        joint.shown.come(version);
         match joint.following.next(version, step) {
             Next::Apply(step) => {
                 let mut idle = self.apply(state, app, step);
@@ -295,11 +297,8 @@ impl Channel {
         if let Some((event, ttl)) = snapshot.cached {
             self.keep_in_turn(state, app, Arc::new(Published::new(event)), ttl);
         }
-        let was_empty = state.subscribers == 0;
         let Some(joint) = state.joint.as_deref_mut() else { return idle };
-        if was_empty {
-            joint.shown = version;
-        }
+        joint.shown.begin(version, app.shared.coming_seat());
         joint.forgot_cached = false;
         joint.counts = snapshot.counts.into();
         joint.settling = snapshot.settling;

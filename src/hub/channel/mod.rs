@@ -4,6 +4,7 @@
 mod ahead;
 mod joint;
 mod share;
+mod shown;
 mod subscription;
 
 use std::sync::Arc;
@@ -109,14 +110,12 @@ impl Channel {
         let Received { event, own, cached } = received;
         let mut state = self.state.lock();
         let event = if cached.is_some() { event.detached() } else { event };
-        let published = Arc::new(Published::new(event));
-        // The first one here was shown what was cached; that may be what comes now.
-        let joint = state.joint.as_deref();
-        let shown = cached.is_some_and(|(version, _)| joint.is_some_and(|joint| joint.has_shown(version)));
-        let heard = !own && !shown && state.subscribers > 0;
+        let shown = |(version, _)| state.joint.as_deref()?.shown.since(version);
+        let published = Arc::new(Published::new(event).sparing(cached.and_then(shown)));
         if own {
             self.come_back(&mut state, app, published.event.id);
         }
+        let heard = !own && state.subscribers > 0;
         let mut idle = if heard { state.append(Arc::clone(&published)) } else { Idle::new() };
         if let Some((version, ttl)) = cached {
             idle.extend(self.step(&mut state, app, version, Step::Cached(published, ttl)));
