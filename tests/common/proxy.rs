@@ -140,11 +140,13 @@ async fn pass(
         if let Line::Slow(rate) = pace {
             tokio::time::sleep(Duration::from_secs_f64(length as f64 / f64::from(rate))).await;
         }
-        if state.wait_for(|line| *line != Line::Stalled).await.is_err()
-            || to.write_all(&bytes[..length]).await.is_err()
-        {
+        if state.wait_for(|line| *line != Line::Stalled).await.is_err() {
             return;
         }
+        // Before anybody can have them.
         count.fetch_add(length as u64, Ordering::Relaxed);
+        if to.write_all(&bytes[..length]).await.is_err() {
+            return;
+        }
     }
 }
