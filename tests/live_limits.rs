@@ -53,6 +53,62 @@ async fn wrong_signatures_are_forgiven_when_their_limit_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn connections_that_ask_for_nothing_have_room_as_it_is_now() {
+    let at_most = |limit: &str, count: i64| {
+        let all: Vec<String> = Vec::new();
+        by_hand().server("unlimited_clients", all).server(limit, count)
+    };
+    let mut stage = Stage::new(by_hand()).await;
+    for limit in ["max_handshakes_per_ip", "max_handshakes"] {
+        stage.reload(&at_most(limit, 1)).await;
+        let silent = TcpStream::connect(stage.node().address).await.unwrap();
+        let mut late = TcpStream::connect(stage.node().address).await.unwrap();
+        assert!(matches!(in_time("an end", late.read(&mut [0; 1])).await, Ok(0) | Err(_)));
+        stage.reload(&at_most(limit, 0)).await;
+        stage.connect(HOME).await;
+        drop(silent);
+        eventually("a place that is left", async || stage.node().metrics().await.table("handshakes") == 0.0)
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_comes_as_often_as_it_may_now() {
+    let so_often = |count: i64| {
+        let all: Vec<String> = Vec::new();
+        by_hand().server("unlimited_clients", all).server("connections_per_second_per_ip", count)
+    };
+    let mut stage = Stage::new(so_often(0)).await;
+    for _ in 0..50 {
+        stage.connect(HOME).await;
+    }
+    stage.reload(&so_often(5)).await;
+    eventually("somebody who is turned away", async || {
+        Client::open(stage.node().address, HOME, &[]).await.is_err()
+    })
+    .await;
+    stage.reload(&so_often(0)).await;
+    for _ in 0..50 {
+        stage.connect(HOME).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_much_is_cached_as_may_be_now() {
+    let mut stage = Stage::new(by_hand()).await;
+    let has_kept = async |stage: &Stage| {
+        stage.api(APP).publish("cache-a", "e", &"x".repeat(1000)).await;
+        stage.api(APP).cached("cache-a").await.is_some()
+    };
+    assert!(has_kept(&stage).await);
+    stage.reload(&by_hand().server("max_cache_bytes", "1KiB")).await;
+    assert_eq!(stage.api(APP).cached("cache-a").await, None);
+    assert!(!has_kept(&stage).await);
+    stage.reload(&by_hand()).await;
+    assert!(has_kept(&stage).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_is_trusted_from_now_on_and_no_longer() {
     let trusting = |proxies: &[&str]| {
         let (all, proxies) = (Vec::<String>::new(), proxies.to_vec());
@@ -82,6 +138,11 @@ async fn time_limits_hold_for_the_next_connection() {
     let mut silent = TcpStream::connect(stage.node().address).await.unwrap();
     // The default is beyond every deadline here.
     assert_eq!(in_time("an end", silent.read(&mut [0; 1])).await.unwrap(), 0);
+    stage.reload(&by_hand().server("idle_timeout", "100ms")).await;
+    let mut idle = Http::over(TcpStream::connect(stage.node().address).await.unwrap());
+    idle.write(&Signed::new("GET", "/apps/1/channels", APP, b"").bytes()).await;
+    idle.reply().await.unwrap().expect_ok();
+    assert!(in_time("an end", idle.rest()).await.is_empty());
     stage.reload(&by_hand().server("body_timeout", "100ms")).await;
     let mut http = Http::over(TcpStream::connect(stage.node().address).await.unwrap());
     http.write(&Signed::new("POST", "/apps/1/events", APP, b"{}").head(2)).await;
