@@ -140,8 +140,9 @@ async fn of_many_equals_no_more_go_than_have_to() {
         slow_consumers(&broker).await > 0.0
     })
     .await;
-    // A frame that has begun is kept for who is closed, for as long as it is waited for.
-    eventually_within(PATIENCE, "room", async || waiting(&broker).await <= LIMIT * 7.0 / 8.0).await;
+    // A frame that has begun is kept for who is closed, for as long as it is waited for. The last event may
+    // still be on its way to others when there is room.
+    eventually_within(PATIENCE, "room", async || waiting(&broker).await <= LIMIT).await;
     let left = api.subscribers("flood").await;
     assert!((1..CROWD).contains(&left), "{left} are left");
     witness.still_works().await;

@@ -52,7 +52,8 @@ impl Cluster {
 /// Has several servers do something together, for which the program knows all the steps.
 async fn manage(what: &str, words: &[String]) {
     let output = redis::cli().arg("--cluster").args(words).arg("--cluster-yes").output();
-    let output = within(BEGINNING, what, output).await.expect("redis-cli runs");
+    // Thousands of slots move one by one.
+    let output = within(BEGINNING * 6, what, output).await.expect("redis-cli runs");
     assert!(output.status.success(), "{output:?}");
 }
 
