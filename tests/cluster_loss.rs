@@ -119,6 +119,29 @@ async fn while_redis_is_away_publishers_are_refused_where_that_is_wanted() {
     all_hear_all(&nodes, &listeners, "back").await;
 }
 
+/// It once said that it was ready before it listened to its channels again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_ready_when_it_misses_nothing_any_more() {
+    let redis = Redis::start().await;
+    let proxy = Proxy::start(redis.address()).await;
+    let mut nodes = Nodes::start(1, &redis.url(), mortal(settings())).await;
+    nodes.add(&proxy.url()).await;
+    nodes.ready().await;
+    let listener = nodes[1].listener().await;
+    let channels: Vec<_> = (0..100).map(|number| format!("channel-{number}")).collect();
+    for channel in &channels {
+        listener.subscribe(channel).await;
+    }
+    proxy.cut();
+    nodes[1].unready().await;
+    // To tell of each channel takes a while.
+    proxy.slow(50_000);
+    nodes[1].ready().await;
+    let event = json!({"name": "e", "channels": channels, "data": "back"});
+    nodes[0].api().post("/events", &event).await.expect_ok();
+    listener.until("every event", |ear| ear.others.len() == channels.len()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_begins_without_redis_joins_when_it_comes() {
     let mut redis = Redis::start().await;

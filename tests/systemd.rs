@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use common::{Client, DEADLINE, HOME, Heard, Program, Settings, eventually, http, in_time, settings};
+use common::{Client, DEADLINE, HOME, Heard, Program, Settings, eventually, http, in_time, settings, within};
 use tokio::net::{TcpStream, UnixDatagram};
 
 /// A folder of its own; it goes with it.
@@ -57,7 +57,7 @@ impl Manager {
     async fn runs_itself(&self, test: &str) {
         let mut itself = tokio::process::Command::new(std::env::current_exe().expect("a program"));
         itself.args(["--exact", test]).env("NOTIFY_SOCKET", &self.path).env("WATCHDOG_USEC", "2000");
-        let ended = in_time("its end", itself.output()).await.expect("it starts");
+        let ended = within(DEADLINE * 4, "its end", itself.output()).await.expect("it starts");
         assert!(ended.status.success(), "{ended:?}");
     }
 

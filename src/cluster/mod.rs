@@ -200,7 +200,8 @@ pub struct Away;
 /// What an engine has done and suffered. Numbers count up, but for those of the queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Why it cannot be reached, in whole or in part; `None` when it can.
+    /// Why it cannot be reached, in whole or in part; `None` once it can, and everything that this node
+    /// holds has been written.
     pub away: Option<String>,
     /// Events given to other nodes.
     pub published: u64,

@@ -90,6 +90,10 @@ impl Dirty {
         self.state.lock().joining = false;
     }
 
+    pub(super) fn is_joining(&self) -> bool {
+        self.state.lock().joining
+    }
+
     pub(super) fn len(&self) -> usize {
         self.state.lock().queue.len()
     }

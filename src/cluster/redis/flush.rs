@@ -195,6 +195,7 @@ impl Flush {
         self.link.caller.call(batch).await?;
         self.engine.is_only(&self.link);
         self.link.dirty.has_joined();
+        self.engine.caught_up();
         Ok(())
     }
 }

@@ -263,9 +263,20 @@ impl Redis {
             });
         }
         if complete {
-            self.stats.back(|| format!("{:?}, prefix {:?}", self.url, self.settings.prefix));
             self.joined.send_replace(true);
         }
+    }
+
+    /// A link has written everything once, and listens to all of it.
+    pub(super) fn caught_up(&self) {
+        if self.is_whole() {
+            self.stats.back(|| format!("{:?}, prefix {:?}", self.url, self.settings.prefix));
+        }
+    }
+
+    /// Every partition is served, and knows what this node holds: no event of another node is missed.
+    pub(super) fn is_whole(&self) -> bool {
+        self.routes.read().iter().all(|link| link.as_ref().is_some_and(|link| !link.dirty.is_joining()))
     }
 
     /// A link is no longer.

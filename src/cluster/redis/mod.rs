@@ -248,7 +248,7 @@ impl Engine for Redis {
         let mut report = self.stats.report();
         report.queued_bytes = self.queued.load(Ordering::Relaxed);
         report.queued_topics = self.links().iter().map(|link| link.dirty.len()).sum();
-        if self.routes.read().iter().all(Option::is_some) {
+        if self.is_whole() {
             report.away = None;
         } else if report.away.is_none() {
             report.away = Some("it has not been reached yet".to_owned());
