@@ -1,10 +1,10 @@
 //! What the service manager is told, where there is one that asks by `NOTIFY_SOCKET`: systemd, for a
 //! unit of `Type=notify` or `notify-reload`. Without one nothing is done.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -13,8 +13,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The shortest pause between two signs of life.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 
-/// A thread is telling it something. There is never more than one.
-static TELLING: AtomicBool = AtomicBool::new(false);
+/// Whose turn it is to tell it something: there is never more than one thread that does.
+static TELLING: Semaphore = Semaphore::const_new(1);
 
 /// The broker serves: after its start, and after each [`reloading`].
 pub async fn ready() {
@@ -46,16 +46,17 @@ pub async fn watchdog(is_healthy: impl Fn() -> bool) {
 }
 
 async fn tell(what: impl FnOnce() -> std::io::Result<Vec<NotifyState<'static>>> + Send + 'static) {
-    if TELLING.swap(true, Ordering::AcqRel) {
-        // It did not take what it was told before: it need not have everything a second time.
-        return tracing::warn!("the service manager does not listen");
-    }
-    // Its queue may be full, and then this blocks.
-    let telling = spawn_blocking(move || {
-        let told = what().and_then(|what| sd_notify::notify(&what));
-        TELLING.store(false, Ordering::Release);
-        told
-    });
+    let telling = async {
+        // After what it is being told already. The permit is never refused: nobody closes this.
+        let turn = TELLING.acquire().await;
+        // Its queue may be full, and then this blocks.
+        let telling = spawn_blocking(move || {
+            let told = what().and_then(|what| sd_notify::notify(&what));
+            drop(turn);
+            told
+        });
+        telling.await
+    };
     match timeout(PATIENCE, telling).await {
         Ok(Ok(Ok(()))) => {}
         Ok(Ok(Err(error))) => tracing::warn!(%error, "the service manager cannot be told"),

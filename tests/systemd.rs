@@ -132,10 +132,25 @@ async fn a_reload_is_told_with_its_time() {
     assert_eq!(manager.hears().await, "READY=1\n");
 }
 
+/// What was told while something else was on its way was dropped: a stop just after the start, and that a
+/// reload has ended while a sign of life was given.
+#[tokio::test]
+async fn what_is_told_at_once_is_told_in_turn() {
+    tokio::join!(fanfare::notify::reloading(), fanfare::notify::ready(), fanfare::notify::stopping());
+    if std::env::var_os("NOTIFY_SOCKET").is_some() {
+        return;
+    }
+    let manager = Manager::new("turns");
+    manager.runs_itself("what_is_told_at_once_is_told_in_turn").await;
+    assert!(manager.hears().await.starts_with("RELOADING=1\n"));
+    assert_eq!(manager.hears().await, "READY=1\n");
+    assert_eq!(manager.hears().await, "STOPPING=1\n");
+}
+
 #[tokio::test]
 async fn who_is_not_healthy_gives_no_sign_of_life() {
     if std::env::var_os("NOTIFY_SOCKET").is_some() {
-        // Five times asked, and not once well.
+        // Five times asked, or more on a busy machine, and not once well.
         let (asked, mut count) = tokio::sync::watch::channel(0);
         let health = || {
             asked.send_modify(|count| *count += 1);
@@ -143,7 +158,7 @@ async fn who_is_not_healthy_gives_no_sign_of_life() {
         };
         tokio::select! {
             () = fanfare::notify::watchdog(health) => panic!("a manager asks for signs of life"),
-            _ = count.wait_for(|count| *count == 5) => {}
+            _ = count.wait_for(|count| *count >= 5) => {}
         }
         return fanfare::notify::ready().await;
     }
