@@ -126,7 +126,7 @@ impl Line {
         &self,
         number: u64,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, Replaced>>> {
+    ) -> Poll<Option<Result<Piece, Replaced>>> {
         let _ended;
         let mut state = self.state.lock();
         if state.number != number || state.gone {
@@ -143,11 +143,12 @@ impl Line {
             taken.extend_from_slice(last);
             state.told = true;
         }
-        if ends || state.last_line.is_some() {
+        let is_last = ends || state.last_line.is_some();
+        if is_last {
             _ended = state.reader.take();
         }
         state.moved(&self.changed);
-        Poll::Ready(Some(Ok(taken.into())))
+        Poll::Ready(Some(Ok(Piece { data: taken.into(), is_last })))
     }
 
     /// A reply is given up before its end. What it has not taken goes to the next.
@@ -315,6 +316,13 @@ impl State {
         self.wake_task();
         changed.notify_one();
     }
+}
+
+/// What a reply has taken of the line.
+pub(super) struct Piece {
+    pub(super) data: Bytes,
+    /// It reads no more: nobody can break it off.
+    pub(super) is_last: bool,
 }
 
 /// Another reply reads the line now, or nothing will come by it.

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
 
-use super::line::Line;
+use super::line::{Line, Piece};
 use crate::http::{Interrupted, Pieces};
 
 /// A reply that reads a session's line, for as long as no other does.
@@ -40,9 +40,15 @@ impl Body for LineReply {
             return Poll::Ready(None);
         }
         let next = ready!(self.line.poll_next(self.number, cx));
-        self.ended = !matches!(next, Some(Ok(_)));
+        self.ended = !matches!(next, Some(Ok(Piece { is_last: false, .. })));
         // To end it as if it were whole would tell its client that the session is over.
-        Poll::Ready(next.map(|next| next.map(Frame::data).map_err(|_| Interrupted)))
+        Poll::Ready(next.map(|next| next.map(|piece| Frame::data(piece.data)).map_err(|_| Interrupted)))
+    }
+
+    /// Known with the last piece: whoever replaces it afterwards must not have its connection broken off
+    /// before that is sent.
+    fn is_end_stream(&self) -> bool {
+        self.ended && self.first.is_empty()
     }
 }
 

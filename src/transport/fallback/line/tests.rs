@@ -78,6 +78,31 @@ async fn a_poll_has_all_that_waits_and_ends_and_the_next_one_waits() {
     assert_eq!(pieces(&mut next).await, "h\nend", "in place of nothing for ever");
 }
 
+/// A poll that had its messages was broken off by another one before they were sent, and they were lost.
+#[tokio::test(start_paused = true)]
+async fn who_has_taken_the_last_piece_is_not_broken_off() {
+    let (mailbox, line) = (mailbox(), Arc::new(Line::new()));
+    let mut poll = line.attach(Reading::Once, Bytes::from_static(b"0"));
+    mailbox.push(&Bytes::from_static(b"1"));
+    pass_on(&mailbox, &line).await;
+    assert_eq!(piece(&mut poll).await.as_deref(), Some("0"));
+    assert!(!poll.is_end_stream());
+    assert_eq!(piece(&mut poll).await.as_deref(), Some("1"));
+    let mut stream = line.attach(Reading::Stream, Bytes::new());
+    assert!(poll.is_end_stream());
+    assert_eq!(piece(&mut poll).await.as_deref(), Some("end"));
+    drop(poll);
+    mailbox.push(&Bytes::from_static(b"2"));
+    pass_on(&mailbox, &line).await;
+    assert_eq!(piece(&mut stream).await.as_deref(), Some("2"), "it reads on");
+    assert!(!stream.is_end_stream());
+    line.end(Bytes::from_static(b"3"));
+    assert_eq!(piece(&mut stream).await.as_deref(), Some("3"));
+    line.abandon();
+    assert!(stream.is_end_stream());
+    assert_eq!(piece(&mut stream).await.as_deref(), Some("end"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_later_reply_takes_over_and_nothing_that_was_not_taken_is_lost() {
     let (mailbox, line) = (mailbox(), Arc::new(Line::new()));
