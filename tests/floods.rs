@@ -9,6 +9,8 @@ use std::time::Duration;
 use common::raw::{BINARY, CONTINUATION, End, FIN, PING, PONG, TEXT, frame};
 use common::{Broker, Settings, Signed, boot, eventually, eventually_within, fallback, settings};
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
 /// At once 10 + 2 × 5 messages.
@@ -115,6 +117,29 @@ async fn clients_of_the_fallbacks_are_closed_too() {
         session.expect("pusher:pong").await;
     }
     session.closed_with(4100).await;
+}
+
+/// Each of these was answered before its body had been read, and the replies, which nobody read, were kept:
+/// as many as a client cared to send, by one connection and without a key.
+#[tokio::test(flavor = "multi_thread")]
+async fn preflights_with_bodies_are_not_answered_without_end() {
+    const MUCH: usize = 64 * 1024 * 1024;
+    let broker = boot(settings()).await;
+    let mut witness = broker.witness().await;
+    let mut deaf = broker.narrow_tcp().await;
+    let request = format!(
+        "OPTIONS /pusher/app/x/0/a/xhr HTTP/1.1\r\nHost: x\r\nAccess-Control-Request-Headers: {}\r\n\
+         Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+        "h".repeat(30_000)
+    );
+    let mut sent = 0;
+    while sent < MUCH
+        && let Ok(Ok(())) = timeout(Duration::from_secs(1), deaf.write_all(request.as_bytes())).await
+    {
+        sent += request.len();
+    }
+    assert!(sent < MUCH, "it is still listened to");
+    witness.still_works().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

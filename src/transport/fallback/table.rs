@@ -157,7 +157,9 @@ impl<S: Session> Peers<S> {
         let (parts, body) = request.into_parts();
         let cors = Cors::of(&parts.headers);
         if parts.method == Method::OPTIONS {
-            return cors.preflight();
+            // Were it left unread, hyper would answer the next request too, and so on, and keep all replies.
+            let goes_on = http::throw_away(body, self.settings.load().body_timeout).await;
+            return if goes_on { cors.preflight() } else { http::last(cors.preflight()) };
         }
         if parts.method != Method::POST {
             return cors.refuse_method();
