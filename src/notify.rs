@@ -10,6 +10,8 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// How long it may take to be told something: one that does not read must not hold us up.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// When to look again at what was not healthy: it may be by now, and the next sign of life too late.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// The shortest pause between two signs of life.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 
@@ -41,6 +43,8 @@ pub async fn watchdog(is_healthy: impl Fn() -> bool) {
         ticks.tick().await;
         if is_healthy() {
             tell(|| Ok(vec![NotifyState::Watchdog])).await;
+        } else {
+            ticks.reset_after(ticks.period().min(LOOK_AGAIN));
         }
     }
 }

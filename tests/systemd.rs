@@ -7,6 +7,8 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use common::{Client, DEADLINE, HOME, Heard, Program, Settings, eventually, http, in_time, settings, within};
 use tokio::net::{TcpStream, UnixDatagram};
@@ -53,10 +55,17 @@ impl Manager {
         String::from_utf8(buffer[..length].to_vec()).expect("UTF-8")
     }
 
-    /// Runs one of these tests again as a child that tells it things, to its end.
-    async fn runs_itself(&self, test: &str) {
+    /// One of these tests as a child that tells it things, and gives signs of life twice in so long.
+    fn itself(&self, test: &str, watchdog: Duration) -> tokio::process::Command {
         let mut itself = tokio::process::Command::new(std::env::current_exe().expect("a program"));
-        itself.args(["--exact", test]).env("NOTIFY_SOCKET", &self.path).env("WATCHDOG_USEC", "2000");
+        itself.args(["--exact", test]).env("NOTIFY_SOCKET", &self.path).kill_on_drop(true);
+        itself.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
+        itself
+    }
+
+    /// Runs one of these tests again as such a child, to its end.
+    async fn runs_itself(&self, test: &str) {
+        let mut itself = self.itself(test, Duration::from_millis(2));
         let ended = within(DEADLINE * 4, "its end", itself.output()).await.expect("it starts");
         assert!(ended.status.success(), "{ended:?}");
     }
@@ -165,6 +174,20 @@ async fn who_is_not_healthy_gives_no_sign_of_life() {
     let manager = Manager::new("unhealthy");
     manager.runs_itself("who_is_not_healthy_gives_no_sign_of_life").await;
     assert_eq!(manager.hears().await, "READY=1\n");
+}
+
+/// The next sign of life came half of the manager's time later, and so too late: who had stood still for a
+/// moment was killed after it had gone on.
+#[tokio::test]
+async fn who_is_healthy_again_says_so_at_once() {
+    if std::env::var_os("NOTIFY_SOCKET").is_some() {
+        let was_asked = AtomicBool::new(false);
+        return fanfare::notify::watchdog(|| was_asked.swap(true, Ordering::Relaxed)).await;
+    }
+    let manager = Manager::new("recovered");
+    let mut itself = manager.itself("who_is_healthy_again_says_so_at_once", Duration::from_secs(7200));
+    let _child = itself.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    assert_eq!(manager.hears().await, "WATCHDOG=1\n");
 }
 
 /// The program as a manager starts it that hands it two sockets; `pid` is whom they are for.

@@ -153,8 +153,9 @@ impl Broker {
         for listener in self.listeners {
             tasks.spawn(server::accept(Arc::clone(&self.server), listener, stopped.clone(), alive.clone()));
         }
-        notify::ready().await;
+        // First: a reload that begins as soon as it is ready has to be told.
         self.control.serves(true);
+        notify::ready().await;
         stop.await;
         self.control.serves(false);
         tasks.spawn(notify::stopping());
