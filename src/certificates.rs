@@ -38,8 +38,8 @@ pub struct Certificates {
     cert: PathBuf,
     key: PathBuf,
     current: RwLock<Current>,
-    /// What the last reload failed by; its lock is held by whoever reloads.
-    failure: Mutex<Option<CertificateProblem>>,
+    /// Held by whoever reloads.
+    turn: Mutex<()>,
     has_failed: AtomicBool,
     reloads: [Counter; Outcome::ALL.len()],
 }
@@ -92,7 +92,7 @@ impl Certificates {
             cert: cert.to_owned(),
             key: key.to_owned(),
             current: RwLock::new(Current::new(pair, now)),
-            failure: Mutex::default(),
+            turn: Mutex::default(),
             has_failed: AtomicBool::new(false),
             reloads: Default::default(),
         })
@@ -102,28 +102,35 @@ impl Certificates {
     /// and connections go on. Blocks.
     ///
     /// # Errors
-    /// Why the files cannot be served; then what they held before still is. It is logged unless the
-    /// reload before failed by the same.
+    /// Why the files cannot be served, or are worse than what they held before; then that still is. It is
+    /// logged.
     pub fn reload(&self) -> Result<bool, CertificateProblem> {
-        let mut failure = self.failure.lock();
+        let _turn = self.turn.lock();
         let now = now();
         let read = Pair::read(&self.cert, &self.key, now).map_err(first);
+        let read = read.and_then(|pair| self.refuse_expired(pair, now));
         self.has_failed.store(read.is_err(), Ordering::Relaxed);
         match read {
             Ok(pair) => {
-                *failure = None;
                 let changed = self.exchange(pair, now);
                 self.count(if changed { Outcome::Changed } else { Outcome::Unchanged });
                 Ok(changed)
             }
             Err(problem) => {
                 self.count(Outcome::Failed);
-                if failure.as_ref() != Some(&problem) {
-                    tracing::error!(%problem, "the certificate cannot be reloaded; the one before is still served");
-                    *failure = Some(problem.clone());
-                }
+                tracing::error!(%problem, "the certificate cannot be reloaded; the one before is still served");
                 Err(problem)
             }
+        }
+    }
+
+    /// One whose time is over is refused as long as there is a better one. Not one whose time has yet to come:
+    /// the files need not change again when it does.
+    fn refuse_expired(&self, pair: Pair, now: u64) -> Result<Pair, CertificateProblem> {
+        let expired = pair.warnings.iter().find(|warning| matches!(warning.fault, Fault::Expired(_)));
+        match expired.filter(|_| self.current.read().not_after >= now) {
+            Some(expired) => Err(expired.clone()),
+            None => Ok(pair),
         }
     }
 

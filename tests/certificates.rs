@@ -110,6 +110,33 @@ async fn a_bad_new_certificate_leaves_the_one_before_and_is_told() {
     is_alive(&mut socket).await;
 }
 
+/// Out of an old backup, or by a wrong path.
+#[test]
+fn an_expired_certificate_replaces_none_that_is_valid() {
+    let (authority, folder) = (Authority::new(), Folder::new("expired-swap"));
+    let expired = |serial: u64| {
+        authority.issue(|params| {
+            params.serial_number = Some(serial.into());
+            params.not_after = rcgen::date_time_ymd(2020, 1, 31);
+        })
+    };
+    let (cert, key) = (folder.file("cert.pem"), folder.file("key.pem"));
+    folder.hold(&authority.issue_number(7));
+    let certificates = Certificates::load(Path::new(&cert), Path::new(&key)).expect("loaded");
+    let before = certificates.status();
+    folder.hold(&expired(8));
+    let problem = certificates.reload().expect_err("it has expired");
+    assert!(matches!(problem.fault, Fault::Expired(_)), "{problem}");
+    let after = certificates.status();
+    assert!(after.reload_failed && after.not_after == before.not_after, "{after:?}");
+
+    // Where there is nothing better, it is what the operator wants.
+    let certificates = Certificates::load(Path::new(&cert), Path::new(&key)).expect("loaded");
+    assert_eq!(certificates.reload(), Ok(false));
+    folder.hold(&expired(9));
+    assert_eq!(certificates.reload(), Ok(true));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_tls_there_are_no_metrics_of_it() {
     let broker = boot(settings()).await;
@@ -132,8 +159,9 @@ impl std::io::Write for Log {
     }
 }
 
+/// It was logged once until it changed: whoever had put another wrong file in its place took it for right.
 #[test]
-fn why_a_reload_fails_is_logged_once_until_it_changes() {
+fn why_a_reload_fails_is_logged_each_time() {
     let (authority, folder) = (Authority::new(), Folder::new("log"));
     folder.hold(&authority.issue_number(7));
     let (cert, key) = (folder.file("cert.pem"), folder.file("key.pem"));
@@ -153,7 +181,7 @@ fn why_a_reload_fails_is_logged_once_until_it_changes() {
     });
     let log = String::from_utf8(log.0.lock().expect("a lock").clone()).expect("UTF-8");
     let errors: Vec<_> = log.lines().filter(|line| line.contains("ERROR")).collect();
-    assert_eq!(errors.len(), 3, "{log}");
+    assert_eq!(errors.len(), 5, "{log}");
     assert!(errors.iter().all(|line| line.contains(&format!("server.tls.cert: {cert}: "))), "{log}");
     assert_eq!(log.lines().filter(|line| line.contains("there is a new certificate")).count(), 1, "{log}");
 }
