@@ -2,6 +2,7 @@
 //! and webhooks are replaced, and so are limits of the server; everything else waits for a restart, and
 //! says so.
 
+use std::collections::HashMap;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -115,7 +116,9 @@ impl Control {
         let reading = async {
             let config = async {
                 let (loaded, turn) = read(load, turn).await;
-                (loaded.and_then(|config| self.replace(config)), turn)
+                let reloaded = loaded.and_then(|config| self.replace(config));
+                self.server.pusher.sockets.close_ended().await;
+                (reloaded, turn)
             };
             tokio::join!(config, self.reload_certificate()).0
         };
@@ -133,7 +136,6 @@ impl Control {
             Ok(_) => metrics.reloads.add(1),
             Err(_) => metrics.reloads_refused.add(1),
         }
-        self.server.pusher.sockets.close_ended().await;
         self.tell_ready(serves).await;
         reloaded
     }
@@ -187,21 +189,22 @@ async fn read(
     }
 }
 
-fn app_of<'a>(config: &'a Config, id: &str) -> Option<&'a App> {
-    config.apps.iter().find(|app| *app.id == *id)
+fn by_id(config: &Config) -> HashMap<&str, &App> {
+    config.apps.iter().map(|app| (&*app.id, app)).collect()
 }
 
 fn compare(old: &Config, new: &Config) -> Reloaded {
     let (log_level, warnings) = (new.log.level.clone(), new.warnings.clone());
     let mut reloaded = Reloaded { log_level, warnings, ..Reloaded::default() };
+    let (before, after) = (by_id(old), by_id(new));
     for app in &new.apps {
-        match app_of(old, &app.id) {
+        match before.get(&*app.id) {
             None => reloaded.added.push(app.id.to_string()),
-            Some(before) if before != app => reloaded.changed.push(app.id.to_string()),
+            Some(before) if *before != app => reloaded.changed.push(app.id.to_string()),
             Some(_) => {}
         }
     }
-    let gone = old.apps.iter().filter(|app| app_of(new, &app.id).is_none());
+    let gone = old.apps.iter().filter(|app| !after.contains_key(&*app.id));
     reloaded.removed.extend(gone.map(|app| app.id.to_string()));
     reloaded
 }

@@ -11,6 +11,7 @@ use fanfare::tasks::forever;
 use parking_lot::Mutex;
 use tokio::signal::unix::Signal;
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
 
 use super::log::SetLevel;
 use super::serve::{self, Args};
@@ -19,6 +20,10 @@ use super::signals::hangup;
 /// How often files are looked at. They are read when they have stayed the same from one look to the
 /// next: whoever writes one may be half-way through.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How long a signal waits for a look at the files: a disk that does not answer keeps nobody from reading
+/// those on others.
+const LONG_LOOK: Duration = Duration::from_secs(10);
 
 /// What is read again, and who is told.
 pub(crate) struct Reloads {
@@ -49,7 +54,7 @@ impl Reloads {
         let mut watched = Watched::new(self.seen.clone());
         loop {
             tokio::select! {
-                _ = hangup.recv() => watched.look().await,
+                _ = hangup.recv() => drop(timeout(LONG_LOOK, watched.look()).await),
                 () = watched.changed(), if self.control.reload_on_change() => {}
             }
             self.reload().await;
@@ -74,8 +79,8 @@ impl Reloads {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Seen(Vec<(PathBuf, Option<Stamp>)>);
 
-/// What shows that a file is another: its time with nanoseconds, its size, its inode. Of what a link
-/// leads to, since directories of links are how orchestrators swap files.
+/// What shows that a file is another, or may be read by others: the time of its last change with nanoseconds,
+/// its size, its inode. Of what a link leads to, since directories of links are how orchestrators swap files.
 type Stamp = (i64, i64, u64, u64);
 
 impl Seen {
@@ -140,11 +145,13 @@ impl Watched {
 fn stamp(file: &Path) -> Option<Stamp> {
     // Of a pipe nothing can be read again.
     let meta = std::fs::metadata(file).ok().filter(std::fs::Metadata::is_file)?;
-    Some((meta.mtime(), meta.mtime_nsec(), meta.size(), meta.ino()))
+    Some((meta.ctime(), meta.ctime_nsec(), meta.size(), meta.ino()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     // What must be seen is waited for without a limit: paused time would jump to that while a thread looks.
@@ -156,13 +163,20 @@ mod tests {
         let (file, other) = (folder.join("file"), folder.join("other"));
         std::fs::write(&file, "one").unwrap();
         let mut watched = Watched::new(Seen::default().and(&[file.clone(), folder.join("missing")]));
-        let quiet = tokio::time::timeout(LOOK * 10, watched.changed());
+        let quiet = timeout(LOOK * 10, watched.changed());
         assert!(quiet.await.is_err(), "nothing has changed");
         std::fs::write(&other, "two").unwrap();
         std::fs::rename(&other, &file).unwrap();
         watched.changed().await;
-        let quiet = tokio::time::timeout(LOOK * 10, watched.changed());
+        let quiet = timeout(LOOK * 10, watched.changed());
         assert!(quiet.await.is_err(), "once");
+        // It could not be read before, and can be now.
+        let before = stamp(&file);
+        // The clock of the file system ticks slowly.
+        while stamp(&file) == before {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        watched.changed().await;
         std::fs::remove_file(&file).unwrap();
         watched.changed().await;
         std::fs::remove_dir_all(&folder).unwrap();

@@ -33,7 +33,7 @@ pub(crate) fn load(args: &Args, env: &Env) -> Result<Config, Problems> {
 /// # Errors
 /// Everything else that is wrong with it.
 pub(crate) fn load_again(args: &Args, env: &Env) -> Result<Config, Problems> {
-    Config::load(source(args, Source::read_again)?, env)
+    Config::load(source(args, Source::read_again)?, &env.clone().of_the_start())
 }
 
 fn source(args: &Args, read: fn(&Path) -> Result<Source, Problems>) -> Result<Source, Problems> {

@@ -14,14 +14,33 @@ const SEPARATOR: &str = "__";
 pub struct Env {
     /// `None` is a value that is not UTF-8.
     variables: BTreeMap<String, Option<String>>,
+    /// They are looked at again, and cannot have changed.
+    is_of_the_start: bool,
 }
 
 impl Env {
+    /// The same for a process that has run for a while: whoever misses a variable is told that those of the
+    /// start hold.
+    #[must_use]
+    pub fn of_the_start(mut self) -> Self {
+        self.is_of_the_start = true;
+        self
+    }
+
+    /// The value of a variable.
+    ///
+    /// # Errors
+    /// When it is not set, or not UTF-8.
+    pub(super) fn required(&self, name: &str) -> Result<&str, String> {
+        let why = if self.is_of_the_start { ": those of the start hold until a restart" } else { "" };
+        self.get(name)?.ok_or_else(|| format!("environment variable {name} is not set{why}"))
+    }
+
     /// The value of a variable, if it is set.
     ///
     /// # Errors
     /// When it is not UTF-8.
-    pub(super) fn get(&self, name: &str) -> Result<Option<&str>, String> {
+    fn get(&self, name: &str) -> Result<Option<&str>, String> {
         match self.variables.get(name) {
             None => Ok(None),
             Some(Some(value)) => Ok(Some(value)),
@@ -34,7 +53,7 @@ impl<K: Into<OsString>, V: Into<OsString>> FromIterator<(K, V)> for Env {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
         let text =
             |(name, value): (K, V)| Some((name.into().into_string().ok()?, value.into().into_string().ok()));
-        Self { variables: variables.into_iter().filter_map(text).collect() }
+        Self { variables: variables.into_iter().filter_map(text).collect(), is_of_the_start: false }
     }
 }
 

@@ -23,10 +23,7 @@ pub(super) fn expand(text: &str, env: &Env) -> Result<String, String> {
         if !is_name(name) {
             return Err(format!("{name:?} cannot be the name of an environment variable"));
         }
-        match env.get(name)? {
-            Some(value) => out.push_str(value),
-            None => return Err(format!("environment variable {name} is not set")),
-        }
+        out.push_str(env.required(name)?);
         rest = after;
     }
     out.push_str(rest);
@@ -72,5 +69,7 @@ mod tests {
         ] {
             assert!(expand(text, &env).is_err_and(|what| what.contains(expected)), "{text}");
         }
+        let late = expand("${NONE}", &env.of_the_start()).unwrap_err();
+        assert_eq!(late, "environment variable NONE is not set: those of the start hold until a restart");
     }
 }

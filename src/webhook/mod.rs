@@ -18,7 +18,7 @@ mod queue;
 mod tests;
 mod trouble;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -118,12 +118,11 @@ impl Webhooks {
     pub fn replace(&self, apps: &[Arc<LiveApp>]) {
         let mut known = self.apps.write();
         let mut begun = self.begun.lock();
-        for gone in known.iter().filter(|known| !apps.iter().any(|app| Arc::ptr_eq(app, &known.app))) {
-            gone.replace(&[]);
-        }
+        let mut places: HashMap<_, _> =
+            known.iter().enumerate().map(|(at, known)| (Arc::as_ptr(&known.app), at)).collect();
         for app in apps {
             let webhooks = &app.now().webhooks;
-            let known_as = known.iter().position(|known| Arc::ptr_eq(app, &known.app));
+            let known_as = places.remove(&Arc::as_ptr(app));
             if known_as.is_none() && webhooks.is_empty() {
                 continue;
             }
@@ -134,6 +133,10 @@ impl Webhooks {
                 known.len() - 1
             });
             begun.extend(known[at].replace(webhooks).into_iter().map(Begun::Endpoint));
+        }
+        // What is left is of apps that have gone.
+        for at in places.into_values() {
+            known[at].replace(&[]);
         }
         self.has_begun.notify_one();
     }
