@@ -6,17 +6,14 @@
 mod cli;
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
 
 use clap::Parser;
 use fanfare::config::Env;
 
 use cli::reload::Seen;
-use cli::{Cli, Command, run, serve, tell};
+use cli::{Cli, Command, run, serve, write_to};
 
 /// It gives back what a crowd took once the crowd has left: of 24 MiB for 15,000 sockets 21 within
 /// seconds, the system's allocator none. A publish costs a tenth less, too.
@@ -28,14 +25,12 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const FAILED: u8 = 1;
 /// A bad configuration; also what bad flags exit with.
 const BAD_CONFIG: u8 = 2;
-/// How long the end waits until the error is written.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let env: Env = std::env::vars_os().collect();
     match Cli::parse().into_command() {
         Command::Check(args) => match cli::check::run(&args, &env) {
-            Ok(report) => tell(&report),
+            Ok(report) => write_to(io::stdout(), report),
             Err(problems) => return fail(BAD_CONFIG, &problems),
         },
         Command::Serve(args) => {
@@ -53,14 +48,6 @@ fn main() -> ExitCode {
 }
 
 fn fail(code: u8, error: &dyn Display) -> ExitCode {
-    // Nobody may read it, and then writing never ends: that is not waited for.
-    let (text, (written, wait)) = (format!("{error}\n"), mpsc::channel());
-    let writing = thread::Builder::new().spawn(move || {
-        let _ = io::stderr().write_all(text.as_bytes());
-        let _ = written.send(());
-    });
-    if writing.is_ok() {
-        let _ = wait.recv_timeout(LAST_WORDS);
-    }
+    write_to(io::stderr(), format!("{error}\n"));
     ExitCode::from(code)
 }

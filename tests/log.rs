@@ -3,14 +3,16 @@
 
 mod common;
 
+use std::io::Write;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::redis::signal;
 use common::{APP, Api, Client, HOME, Metrics, Raw, http, in_time, within};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::net::TcpSocket;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpSocket, UnixStream};
 use tokio::process::{Child, Command};
 
 /// Requests that log far more than a pipe takes.
@@ -80,6 +82,42 @@ async fn a_closed_pipe_harms_nobody() {
 async fn a_pipe_that_nobody_reads_harms_nobody() {
     // It stays open: the child holds its end.
     Talkative::start("debug", Stdio::piped()).await.serves().await;
+}
+
+/// A stream with no more room, and the end that keeps it open.
+fn full() -> (Stdio, std::os::unix::net::UnixStream) {
+    let (mut full, unread) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    full.set_nonblocking(true).expect("it does not block");
+    while full.write(&[b'x'; 1024]).is_ok() {}
+    full.set_nonblocking(false).expect("it blocks");
+    (OwnedFd::from(full).into(), unread)
+}
+
+/// It told where it listens before it served, and waited for a reader: for ever, and deaf to signals.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_nobody_reads_of_is_a_start() {
+    let (full, _unread) = full();
+    let path = std::env::temp_dir().join(format!("fanfare-unread-{}.sock", std::process::id()));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
+    command.args(["serve", "--listen", &format!("unix://{}", path.display())]).env_clear();
+    command.env("FANFARE_ADMIN__LISTEN", "127.0.0.1:0").stdin(Stdio::null()).stdout(full).kill_on_drop(true);
+    let mut child = command.spawn().expect("it starts");
+    let answer = async {
+        loop {
+            let Ok(mut stream) = UnixStream::connect(&path).await else {
+                tokio::task::yield_now().await;
+                continue;
+            };
+            stream.write_all(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).await.expect("an answer");
+            return answer;
+        }
+    };
+    assert_eq!(&within(END, "an answer", answer).await, b"HTTP/1.1 404");
+    signal(child.id().expect("it runs"), "TERM");
+    let ended = within(END, "the program's end", child.wait()).await.expect("it ends");
+    assert_eq!(ended.code(), Some(0));
 }
 
 /// A subscriber of `flood` that reads nothing more.

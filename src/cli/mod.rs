@@ -9,7 +9,10 @@ pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod signals;
 
-use std::io::{self, Write};
+use std::io::Write;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -42,11 +45,20 @@ impl Cli {
     }
 }
 
-/// Tells whoever started the program.
-pub(crate) fn tell(text: &str) {
-    // Nobody may be listening, which is no reason not to serve.
-    let _ = io::stdout().write_all(text.as_bytes());
-    let _ = io::stdout().flush();
+/// How long a text may take to be written.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Tells whoever started the program. Nobody may read it, and then writing never ends: that is waited for no
+/// longer than [`PATIENCE`], and is no reason not to serve.
+pub(crate) fn write_to(mut out: impl Write + Send + 'static, text: String) {
+    let (written, wait) = mpsc::channel();
+    let writing = thread::Builder::new().spawn(move || {
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        let _ = written.send(());
+    });
+    if writing.is_ok() {
+        let _ = wait.recv_timeout(PATIENCE);
+    }
 }
 
 #[cfg(test)]

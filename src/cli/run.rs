@@ -13,7 +13,7 @@ use super::log::{self, SetLevel};
 use super::reload::{Reloads, Seen};
 use super::serve::{self, Args};
 use super::signals::{Stops, hangup};
-use super::tell;
+use super::write_to;
 
 /// What a broker is started with.
 struct Start {
@@ -54,11 +54,7 @@ async fn serve(start: Start, limits: &Limits) -> io::Result<()> {
         broker = Broker::bind(config.clone()) => broker?,
         () = stops.next() => return Ok(()),
     };
-    tell(&serve::listening(&config.server.listen, broker.public_addrs(), broker.admin_addr()));
-    tell(&limits.line());
-    if let Some(address) = broker.public_addrs().first().filter(|_| args.config.is_none()) {
-        tell(&serve::banner(&config, *address).unwrap_or_default());
-    }
+    write_to(io::stdout(), started(&config, &args, &broker, limits));
     let reloads = Reloads { args, env, control: broker.control(), set_level, seen, hangup };
     let following = tokio::spawn(reloads.follow());
     let (told, stop) = oneshot::channel();
@@ -73,4 +69,12 @@ async fn serve(start: Start, limits: &Limits) -> io::Result<()> {
     };
     following.abort();
     ended
+}
+
+/// What is told once all listeners are bound.
+fn started(config: &Config, args: &Args, broker: &Broker, limits: &Limits) -> String {
+    let listening = serve::listening(&config.server.listen, broker.public_addrs(), broker.admin_addr());
+    let development = broker.public_addrs().first().filter(|_| args.config.is_none());
+    let banner = development.and_then(|address| serve::banner(config, *address));
+    [listening, limits.line(), banner.unwrap_or_default()].concat()
 }
