@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 
-use crate::accept::{self, UnixListener};
+use crate::accept::{self, Reach, UnixListener};
 use crate::activation::Handed;
 use crate::certificates::Certificates;
 use crate::config::{Config, Listen};
@@ -31,22 +31,23 @@ impl Listeners {
         let mut public = Vec::new();
         let places = places(handed.public, config.server.listen.len())?;
         for (listen, handed) in config.server.listen.iter().zip(places) {
-            public.push(bind(listen, handed, certificates).await?);
+            public.push(bind(config, listen, handed, certificates).await?);
         }
-        Ok(Self { public, admin: bind_tcp(&config.admin.listen, handed.admin).await? })
+        Ok(Self { public, admin: bind_tcp(config, &config.admin.listen, handed.admin).await? })
     }
 }
 
 async fn bind(
+    config: &Config,
     listen: &Listen,
     handed: Option<net::TcpListener>,
     certificates: Option<&Arc<Certificates>>,
 ) -> io::Result<Listener> {
     match listen {
-        Listen::Tcp(address) => Ok(Listener::Tcp(bind_tcp(address, handed).await?)),
+        Listen::Tcp(address) => Ok(Listener::Tcp(bind_tcp(config, address, handed).await?)),
         Listen::Tls(address) => {
             let tls = server::acceptor(certificates.ok_or_else(|| invalid("tls:// without a certificate"))?)?;
-            Ok(Listener::Tls(bind_tcp(address, handed).await?, tls))
+            Ok(Listener::Tls(bind_tcp(config, address, handed).await?, tls))
         }
         Listen::Unix(_) if handed.is_some() => {
             Err(invalid(format!("a TCP socket was handed over in the place of {listen}")))
@@ -78,13 +79,52 @@ fn take_over(address: &str, handed: net::TcpListener) -> io::Result<TcpListener>
     TcpListener::from_std(handed)
 }
 
-async fn bind_tcp(address: &str, handed: Option<net::TcpListener>) -> io::Result<TcpListener> {
+async fn bind_tcp(
+    config: &Config,
+    address: &str,
+    handed: Option<net::TcpListener>,
+) -> io::Result<TcpListener> {
     match handed {
         Some(handed) => take_over(address, handed),
-        None => accept::bind_tcp(address).await,
+        None => accept::bind_tcp(address, reach(config, address)).await,
     }
+}
+
+/// Every IPv6 address is every IPv4 address as well, unless the config has a listener for these.
+fn reach(config: &Config, address: &str) -> Reach {
+    let public = config.server.listen.iter().filter_map(|listen| match listen {
+        Listen::Tcp(address) | Listen::Tls(address) => Some(address),
+        Listen::Unix(_) => None,
+    });
+    let is_of_ipv4 = |port: &str| {
+        let mut all = public.chain([&config.admin.listen]);
+        all.any(|other| other.rsplit_once(':').is_some_and(|other| other == ("0.0.0.0", port)))
+    };
+    if address.strip_prefix("[::]:").is_some_and(is_of_ipv4) { Reach::OnlyV6 } else { Reach::Both }
 }
 
 fn invalid(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, what.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv6_leaves_ipv4_to_a_listener_on_the_same_port() {
+        for (public, admin, address, expected) in [
+            (&["[::]:6001"][..], "127.0.0.1:1", "[::]:6001", Reach::Both),
+            (&["0.0.0.0:6001", "[::]:6001"], "127.0.0.1:1", "[::]:6001", Reach::OnlyV6),
+            (&["[::]:6001", "tls://0.0.0.0:6001"], "127.0.0.1:1", "[::]:6001", Reach::OnlyV6),
+            (&["0.0.0.0:6002", "[::]:6001", "unix:///x"], "127.0.0.1:1", "[::]:6001", Reach::Both),
+            (&["0.0.0.0:6001"], "[::]:6001", "[::]:6001", Reach::OnlyV6),
+            (&["0.0.0.0:6001", "[::1]:6001"], "127.0.0.1:1", "[::1]:6001", Reach::Both),
+        ] {
+            let mut config = Config::load(crate::config::Source::development(), &Default::default()).unwrap();
+            config.server.listen = public.iter().map(|text| Listen::parse(text).unwrap()).collect();
+            config.admin.listen = admin.to_owned();
+            assert_eq!(reach(&config, address), expected, "{public:?} {admin}");
+        }
+    }
 }
