@@ -298,7 +298,9 @@ impl Channel {
             self.keep_in_turn(state, app, Arc::new(Published::new(event)), ttl);
         }
         let Some(joint) = state.joint.as_deref_mut() else { return idle };
-        joint.shown.begin(version, app.shared.coming_seat());
+        if self.name.kind().cache {
+            joint.shown.begin(version, app.shared.coming_seat());
+        }
         joint.forgot_cached = false;
         joint.counts = snapshot.counts.into();
         joint.settling = snapshot.settling;
@@ -327,6 +329,8 @@ impl Channel {
         joint.following.forget();
         joint.asked = None;
         joint.ahead = None;
+        // What was under way does not come any more, and the next link may count from a lower number.
+        joint.shown = Shown::default();
         joint.settling = false;
         // Afterwards the engine is told of everybody.
         joint.unwritten = HashSet::new();

@@ -52,11 +52,19 @@ mod tests {
     use crate::cluster::{Received, Snapshot, Written};
     use crate::hub::channel::subscription::Arrival;
     use crate::hub::tests::{all_received, hub, name, socket, subscribe};
-    use crate::hub::{Body, Budget, Draft, Origin, Terms};
+    use crate::hub::{AppHub, Body, Budget, Channel, Draft, Origin, Terms};
+    use crate::model::event::Event;
     use crate::model::quoted::Quoted;
 
     fn at(number: u64) -> Version {
         Version { world: 7, number }
+    }
+
+    fn event(hub: &AppHub, channel: &Channel, letter: &str) -> Event {
+        let (name, data) = (Quoted::from_text("e"), Quoted::from_text(letter));
+        let body = Body::Message { name, data, user_id: None };
+        let draft = Draft { origin: Origin::Api, except: None, body, cache_for: None };
+        hub.shared.event(channel.name(), draft)
     }
 
     /// Who came while the node caught up with the engine heard the cached event it was shown once more.
@@ -66,13 +74,7 @@ mod tests {
         let channel = hub.channel(&name("cache-a"));
         let ((early, early_far), (late, late_far)) = (socket().await, socket().await);
         let _subscription = subscribe(&hub, "cache-a", &early);
-        let event = |letter| {
-            let (name, data) = (Quoted::from_text("e"), Quoted::from_text(letter));
-            let body = Body::Message { name, data, user_id: None };
-            let draft = Draft { origin: Origin::Api, except: None, body, cache_for: None };
-            hub.shared.event(channel.name(), draft)
-        };
-        let (first, keep) = (event("1"), Duration::from_secs(60));
+        let (first, keep) = (event(&hub, &channel, "1"), Duration::from_secs(60));
 
         let mailbox = std::sync::Arc::clone(&late.mailbox);
         let arrival: Arrival = Box::new(move |found| mailbox.push(found.unwrap().cached.as_ref().unwrap()));
@@ -83,13 +85,38 @@ mod tests {
         let written = Written { stamp, version, refused, told, snapshot: Some(snapshot) };
         hub.shared.start(channel.written(&hub, written), &mut Budget::one_chunk());
 
-        for (event, number) in [(first, 5), (event("2"), 6)] {
+        for (event, number) in [(first, 5), (event(&hub, &channel, "2"), 6)] {
             let received = Received { event, own: false, cached: Some((at(number), keep)) };
             hub.shared.start(channel.receive(&hub, received), &mut Budget::one_chunk());
         }
         assert_eq!(all_received(early, early_far).await, "!12");
         assert_eq!(all_received(late, late_far).await, "12");
         assert!(channel.state.lock().joint.as_ref().unwrap().shown.0.is_empty(), "it has all come");
+    }
+
+    /// An engine that came back as it was a while ago numbers other events as those that were shown.
+    #[tokio::test]
+    async fn what_was_shown_by_a_link_that_is_lost_hides_nothing_of_the_next() {
+        let hub = hub(1 << 20);
+        let channel = hub.channel(&name("cache-a"));
+        let (subscriber, far) = socket().await;
+        let _subscription = subscribe(&hub, "cache-a", &subscriber);
+        for number in [9, 4] {
+            let stamp = channel.share(&hub, number, true).stamp;
+            let (version, told, refused) = (at(number), Instant::now(), Vec::new());
+            let written = Written { stamp, version, refused, told, snapshot: Some(Snapshot::default()) };
+            hub.shared.start(channel.written(&hub, written), &mut Budget::one_chunk());
+            if number == 9 {
+                hub.shared.start(channel.cut_off(&hub), &mut Budget::one_chunk());
+            }
+        }
+        let (late, late_far) = socket().await;
+        let _late = subscribe(&hub, "cache-a", &late);
+        let cached = Some((at(5), Duration::from_secs(60)));
+        let received = Received { event: event(&hub, &channel, "1"), own: false, cached };
+        hub.shared.start(channel.receive(&hub, received), &mut Budget::one_chunk());
+        assert_eq!(all_received(subscriber, far).await, "!1");
+        assert_eq!(all_received(late, late_far).await, "!1");
     }
 
     #[test]
