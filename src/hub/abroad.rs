@@ -38,7 +38,7 @@ impl Abroad {
     }
 
     /// It may still turn out to have one.
-    fn may_be_there(&self) -> bool {
+    pub(super) fn may_be_there(&self) -> bool {
         self.settling && self.counts.is_empty()
     }
 }
@@ -156,8 +156,6 @@ impl User {
         } else if state.counts_as_online() || !state.is_online() {
             // Its absence has begun, and is looked after; or it was never here.
             false
-        } else if state.abroad.as_ref().is_some_and(|abroad| abroad.may_be_there()) {
-            false
         } else {
             self.begin_absence(state, shared)
         }
@@ -184,13 +182,15 @@ mod tests {
         hub: Arc<AppHub>,
         user: Arc<User>,
         versions: u64,
+        /// Some nodes have yet to write theirs.
+        settling: bool,
     }
 
     impl Story {
         fn begin() -> Self {
             let hub = hub(1 << 20);
             let user = hub.user(&UserId::from("u"));
-            Self { hub, user, versions: 0 }
+            Self { hub, user, versions: 0, settling: false }
         }
 
         /// Somebody begins to watch the user, while the engine is there.
@@ -214,7 +214,7 @@ mod tests {
                 version: Version { world: 1, number: self.versions },
                 refused: Vec::new(),
                 told: std::time::Instant::now(),
-                snapshot: Some(Snapshot { counts, ..Snapshot::default() }),
+                snapshot: Some(Snapshot { counts, settling: self.settling, ..Snapshot::default() }),
             };
             assert!(!self.user.written(&self.hub.shared, written));
         }
@@ -262,5 +262,24 @@ mod tests {
         story.written(1);
         story.absence_ends();
         assert_eq!(all_received(watcher.0, watcher.1).await, "o");
+    }
+
+    /// After an engine has come back empty, the others may write later than an absence here takes.
+    #[tokio::test]
+    async fn who_leaves_while_others_have_yet_to_say_is_not_offline_before_they_have() {
+        for (elsewhere, heard) in [(1, "o"), (0, "ox")] {
+            let mut story = Story::begin();
+            let (socket, _far) = socket().await;
+            let slot = story.user.enter(&socket.mailbox, &story.hub.shared).expect("not retired");
+            let watcher = story.watch().await;
+            story.settling = true;
+            story.written(0);
+            assert!(!story.user.leave(slot, DELAY, &story.hub.shared));
+            story.absence_ends();
+            story.settling = false;
+            story.written(elsewhere);
+            story.absence_ends();
+            assert_eq!(all_received(watcher.0, watcher.1).await, heard);
+        }
     }
 }

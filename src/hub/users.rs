@@ -151,7 +151,14 @@ impl User {
 
     /// The last socket has gone. Says whether the caller must tell the watchers.
     pub(super) fn begin_absence(self: &Arc<Self>, state: &mut State, shared: &Shared) -> bool {
-        if state.watchers.is_empty() || state.delay.is_zero() {
+        if state.watchers.is_empty() {
+            return state.set_online(false);
+        }
+        if state.abroad.as_ref().is_some_and(|abroad| abroad.may_be_there()) {
+            // Whoever has yet to say decides.
+            return false;
+        }
+        if state.delay.is_zero() {
             return state.set_online(false);
         }
         let back_by = Instant::now() + state.delay;
