@@ -15,8 +15,12 @@ pub(super) fn readiness(are_stopping: bool, engine: &dyn Engine) -> Reply {
     if are_stopping {
         return http::text(StatusCode::SERVICE_UNAVAILABLE, "stopping");
     }
-    match engine.report().away {
+    let report = engine.report();
+    match report.away {
         Some(reason) => http::text(StatusCode::SERVICE_UNAVAILABLE, &format!("{Away}: {reason}")),
+        None if report.is_catching_up => {
+            http::text(StatusCode::SERVICE_UNAVAILABLE, "catching up with the cluster's engine")
+        }
         None => http::text(StatusCode::OK, "ready"),
     }
 }
@@ -54,8 +58,8 @@ const COUNTERS: [Number<u64>; 8] = [
 const GAUGES: [Number<usize>; 3] = [
     (
         "engine_up",
-        "1 while the engine can be reached in full, 0 while this node goes on without it",
-        |report| usize::from(report.away.is_none()),
+        "1 while the engine can be reached in full and knows all that this node holds, otherwise 0",
+        |report| usize::from(report.away.is_none() && !report.is_catching_up),
     ),
     ("engine_queued_bytes", "Bytes of events that wait to be given to the engine", |report| {
         report.queued_bytes

@@ -200,9 +200,10 @@ pub struct Away;
 /// What an engine has done and suffered. Numbers count up, but for those of the queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Why it cannot be reached, in whole or in part; `None` once it can, and everything that this node
-    /// holds has been written.
+    /// Why it cannot be reached, in whole or in part; `None` once it can.
     pub away: Option<String>,
+    /// It can, and this node has yet to write all that it holds, and to listen to it.
+    pub is_catching_up: bool,
     /// Events given to other nodes.
     pub published: u64,
     /// Events from other nodes.

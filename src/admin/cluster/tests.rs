@@ -88,6 +88,8 @@ async fn without_its_engine_a_node_is_not_ready() {
     assert_eq!(readyz(false, &Told::default()).await, (200, "ready\n".to_owned()));
     let reason = "the cluster's engine cannot be reached: connection refused\n";
     assert_eq!(readyz(false, &away()).await, (503, reason.to_owned()));
+    let behind = Told(Report { is_catching_up: true, ..Report::default() });
+    assert_eq!(readyz(false, &behind).await, (503, "catching up with the cluster's engine\n".to_owned()));
     // Nobody has to mend an engine that a stopping node has left.
     assert_eq!(readyz(true, &away()).await, (503, "stopping\n".to_owned()));
 }
@@ -129,6 +131,7 @@ fn everything_that_an_engine_reports_is_a_metric() {
         withdrawn: 8,
         queued_bytes: 9,
         queued_topics: 10,
+        is_catching_up: false,
     };
     let expected = [
         "fanfare_engine_up 1",
@@ -145,6 +148,8 @@ fn everything_that_an_engine_reports_is_a_metric() {
     ];
     assert_eq!(values(Told(report)), expected);
     assert_eq!(values(away())[0], "fanfare_engine_up 0");
+    let behind = Told(Report { is_catching_up: true, ..Report::default() });
+    assert_eq!(values(behind)[0], "fanfare_engine_up 0");
 }
 
 #[test]

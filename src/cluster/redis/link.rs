@@ -279,6 +279,11 @@ impl Redis {
         self.routes.read().iter().all(|link| link.as_ref().is_some_and(|link| !link.dirty.is_joining()))
     }
 
+    /// Every partition is served.
+    pub(super) fn is_reached(&self) -> bool {
+        self.routes.read().iter().all(Option::is_some)
+    }
+
     /// A link is no longer.
     fn close(&self, link: &Link, why: &str) {
         let mut routes = self.routes.write();

@@ -248,8 +248,9 @@ impl Engine for Redis {
         let mut report = self.stats.report();
         report.queued_bytes = self.queued.load(Ordering::Relaxed);
         report.queued_topics = self.links().iter().map(|link| link.dirty.len()).sum();
-        if self.is_whole() {
+        if self.is_reached() {
             report.away = None;
+            report.is_catching_up = !self.is_whole();
         } else if report.away.is_none() {
             report.away = Some("it has not been reached yet".to_owned());
         }
