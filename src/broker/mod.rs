@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use self::listeners::Listeners;
 pub use self::reload::{Control, NotReloaded, Reloaded};
@@ -44,7 +44,7 @@ use crate::webhook::Webhooks;
 
 /// How often cached events, kept replies and addresses are looked at whose time may be over.
 const EXPIRY_SWEEP: Duration = Duration::from_secs(1);
-/// How long telling the other nodes that this one leaves may take, at most.
+/// How much of a stop is kept for telling the other nodes that this one leaves, at most.
 const LEAVE: Duration = Duration::from_secs(2);
 /// The place of the first [`PusherFormat`] among the hub's wire forms.
 const FIRST_FORMAT: FormatId = FormatId(0);
@@ -161,12 +161,14 @@ impl Broker {
         tasks.spawn(notify::stopping());
         let (grace, pace) = self.control.pace();
         let deadline = Instant::now() + grace;
-        let gone = deadline - leave_time(&self.server.pusher, grace);
+        let kept = leave_time(&self.server.pusher, grace);
+        let gone = deadline - kept;
         server::announce(&self.server, &pace, gone).await;
         self.webhooks.hurry();
         let clean = server::drain(&self.server, &stopping, alive, ended, &pace, gone).await;
-        // Now that nobody is here, the other nodes are told so.
-        let _ = timeout_at(deadline, self.server.pusher.hub.engine().leave()).await;
+        // Now that nobody is here, the other nodes are told so. Half of what is left is for webhooks.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let _ = timeout(kept.max(left / 2).min(left), self.server.pusher.hub.engine().leave()).await;
         // Only now is all told: sockets that end have something to tell.
         let webhook_events = self.webhooks.drain(deadline).await;
         let ended = tell_end(clean, self.server.pusher.sockets.count(), webhook_events, deadline);
