@@ -178,11 +178,11 @@ impl Mailbox {
         self.state.lock().close(reason);
     }
 
-    /// Gives back what waits, and closes the socket as a slow consumer, unless nothing waits or it is
-    /// closing already. Says whether it did.
-    pub fn shed(&self) -> bool {
+    /// Gives back what waits, and closes the socket as a slow consumer, unless fewer bytes wait than `least` or
+    /// it is closing already. Says whether it did.
+    pub fn shed(&self, least: usize) -> bool {
         let mut state = self.state.lock();
-        let is_due = state.closing.is_none() && state.backlog.bytes() > 0;
+        let is_due = state.closing.is_none() && state.backlog.bytes() >= least;
         if is_due {
             state.shed();
         }

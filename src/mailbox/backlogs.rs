@@ -5,18 +5,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// Bytes that a mailbox may have whatever waits in the others: nobody is closed for a little.
+/// Bytes up to which a mailbox is never refused more for what waits in the others, and keeps what it has when
+/// it closes. Only the search for the fullest may close one that has less.
 pub const SMALL_BACKLOG: usize = 16 * 1024;
 
 /// The bytes that wait in all mailboxes together, and how many they may be.
 ///
 /// Above the limit, the fullest mailboxes are to be closed until an eighth of it is free again; see
-/// [`Backlogs::crossed`]. Until that is done, half the limit more is taken. Beyond that a mailbox in which
-/// something waits, and that would have more than [`SMALL_BACKLOG`], is closed when more comes for it. What
-/// closing sockets may still read comes to half the limit, and to [`SMALL_BACKLOG`] for each.
+/// [`Backlogs::crossed`]. Until that is done, half the limit more is taken. Beyond that a mailbox in whose
+/// queue something waits, and that would have more than [`SMALL_BACKLOG`], is closed when more comes for it.
+/// What closing sockets may still read comes to half the limit, and to [`SMALL_BACKLOG`] for each.
 ///
 /// So at no time there is more than twice the limit, and for each mailbox that is beyond it two times
-/// [`SMALL_BACKLOG`] or one write, whichever is more.
+/// [`SMALL_BACKLOG`], or [`SMALL_BACKLOG`] and one write.
 #[derive(Debug)]
 pub struct Backlogs {
     limit: AtomicUsize,

@@ -193,7 +193,9 @@ fn above_the_limit_of_all_more_is_taken_for_a_while_and_it_is_told() {
     modest.push(&block(50_000));
     assert!(is_crossed(&all));
     assert_eq!((greedy.closing(), modest.closing()), (None, None), "nobody pays for coming last");
-    assert!(greedy.shed() && !greedy.shed());
+    assert!(!greedy.shed(2 * LIMIT), "it has been read meanwhile");
+    assert_eq!(greedy.closing(), None);
+    assert!(greedy.shed(LIMIT) && !greedy.shed(LIMIT));
     assert_eq!(greedy.closing(), Some(CloseReason::SlowConsumer));
     assert_eq!((all.bytes(), all.mailboxes()), (50_000 + TINY, 1), "its backlog is given back");
     assert!(!is_crossed(&all) && !all.are_too_full());
@@ -343,7 +345,7 @@ fn what_a_connection_keeps_is_counted_until_it_is_gone() {
     assert_eq!((mailbox.queued(), all.bytes()), (1800 + BUFFER_OVERHEAD, 1800 + BUFFER_OVERHEAD));
     mailbox.take_backlog();
     assert_eq!((all.bytes(), all.mailboxes()), (1000, 1), "it still has that");
-    assert!(mailbox.shed(), "which is reason enough to close it");
+    assert!(mailbox.shed(1), "which is reason enough to close it");
     mailbox.hold(0);
     assert_eq!((all.bytes(), all.mailboxes()), (0, 0));
 }

@@ -30,12 +30,13 @@ async fn close_fullest(sockets: &Arc<Sockets>, backlogs: &Backlogs) -> usize {
     // Not on a thread that serves clients: it looks at every socket. A panic has found nothing.
     let fullest = tokio::task::spawn_blocking(move || by_backlog(&all)).await.unwrap_or_default();
     let mut closed = 0;
-    for mailbox in fullest {
-        // Others may have been read meanwhile.
+    for (seen, mailbox) in fullest {
+        // Others may have been read meanwhile, and so may this one: only its connection's task writes to some,
+        // who have much for a moment however fast they read.
         if !backlogs.are_too_full() {
             break;
         }
-        if mailbox.shed() {
+        if mailbox.shed(seen.div_ceil(2)) {
             closed += 1;
             if closed % CLOSED_AT_ONCE == 0 {
                 tokio::task::yield_now().await;
@@ -45,15 +46,15 @@ async fn close_fullest(sockets: &Arc<Sockets>, backlogs: &Backlogs) -> usize {
     closed
 }
 
-/// Every mailbox in which something waits, the fullest first.
-fn by_backlog(sockets: &Sockets) -> Vec<Arc<Mailbox>> {
+/// Every mailbox in which something waits, and how much, the fullest first.
+fn by_backlog(sockets: &Sockets) -> Vec<(usize, Arc<Mailbox>)> {
     let mut fullest = Vec::new();
     sockets.each(|_, mailbox| {
         let queued = mailbox.queued();
         if queued > 0 {
-            fullest.push((Reverse(queued), Arc::clone(mailbox)));
+            fullest.push((queued, Arc::clone(mailbox)));
         }
     });
-    fullest.sort_unstable_by_key(|(queued, _)| *queued);
-    fullest.into_iter().map(|(_, mailbox)| mailbox).collect()
+    fullest.sort_unstable_by_key(|(queued, _)| Reverse(*queued));
+    fullest
 }

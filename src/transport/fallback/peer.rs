@@ -128,7 +128,10 @@ impl<S: Session> Peer<S> {
     pub(super) async fn drive(self: Arc<Self>, alive: impl Send, untold: impl Send, entered: impl Send) {
         let reason = self.closing().await;
         let last = self.end(reason);
-        let Some((code, text)) = last else { return };
+        let Some((code, text)) = last else {
+            // A request that is still being read may hold this for a while.
+            return self.mailbox.discard();
+        };
         // Whoever does not read them in time goes without them.
         tokio::select! {
             () = self.say_goodbye(code, &text) => {}
