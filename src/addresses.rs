@@ -63,7 +63,8 @@ pub struct Addresses {
     settings: ArcSwap<Settings>,
     metrics: Arc<Metrics>,
     started: Instant,
-    lines: Repeats,
+    /// One for each reason: none takes another's turn.
+    lines: [Repeats; TurnedAway::ALL.len()],
 }
 
 struct Account {
@@ -102,7 +103,7 @@ impl Addresses {
             settings: ArcSwap::from_pointee(settings),
             metrics,
             started: Instant::now(),
-            lines: Repeats::new(),
+            lines: Default::default(),
         }
     }
 
@@ -238,9 +239,10 @@ impl Addresses {
     /// Counts somebody who is turned away, and tells the log now and then.
     pub fn turn_away(&self, reason: TurnedAway, client: IpAddr) -> TurnedAway {
         self.metrics.turned_away(reason);
-        if let Some(left_out) = self.lines.due() {
-            let (reason, times) = (reason.name(), self.metrics.times_turned_away(reason));
-            tracing::warn!(%client, reason, times, left_out, "turned away; if that is a proxy, name it in server.trusted_proxies");
+        if let Some(left_out) = self.lines[reason as usize].due() {
+            let (name, times) = (reason.name(), self.metrics.times_turned_away(reason));
+            let hint = reason.hint();
+            tracing::warn!(%client, reason = name, times, left_out, "turned away{hint}");
         }
         reason
     }

@@ -117,8 +117,9 @@ fn a_full_table_counts_nobody_new_and_turns_nobody_away() {
 #[test]
 fn the_log_is_told_now_and_then() {
     let addresses = table(Settings::default());
-    assert_eq!(addresses.lines.due(), Some(0));
-    assert_eq!(addresses.lines.due(), None);
+    let lines = &addresses.lines[TurnedAway::Connections as usize];
+    assert_eq!(lines.due(), Some(0));
+    assert_eq!(lines.due(), None);
 }
 
 /// Ten addresses that asked for nothing could once keep everybody out, proxies included.

@@ -43,4 +43,14 @@ impl TurnedAway {
             Self::Signatures => "failed_requests_per_ip",
         }
     }
+
+    /// What may be behind it, for the log.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::Connections | Self::Rate | Self::HandshakesOfAddress | Self::Signatures | Self::NoProxy => {
+                "; if that is a proxy, name it in server.trusted_proxies"
+            }
+            Self::Handshakes | Self::NoProxyHeader => "",
+        }
+    }
 }

@@ -183,7 +183,8 @@ async fn serve_proxied(
         () = stopped(&mut arrived.stop) => return,
     };
     let why = match header {
-        Ok(Ok(Proxied { client, tls: by_tls })) => {
+        Ok(Ok(None)) => return,
+        Ok(Ok(Some(Proxied { client, tls: by_tls }))) => {
             let remote = client.map_or(Remote::Nameless(peer), Remote::Tcp);
             arrived.origin = Origin { remote, tls: by_tls };
             return go_on(tls, stream, arrived);

@@ -28,13 +28,17 @@ pub(super) struct Proxied {
     pub(super) tls: bool,
 }
 
-/// Reads the header.
+/// Reads the header. `None`: the proxy has hung up without a word, having seen that somebody listens.
 ///
 /// # Errors
 /// Those of the connection, and `InvalidData` when there is no header, or none that can be read.
-pub(super) async fn read_header(stream: &mut TcpStream) -> io::Result<Proxied> {
+pub(super) async fn read_header(stream: &mut TcpStream) -> io::Result<Option<Proxied>> {
     let mut header = vec![0; V2.len()];
-    stream.read_exact(&mut header).await?;
+    let begun = stream.read(&mut header).await?;
+    if begun == 0 {
+        return Ok(None);
+    }
+    stream.read_exact(&mut header[begun..]).await?;
     if header == V2 {
         read_rest_of_v2(stream, &mut header).await?;
     } else if header.starts_with(b"PROXY ") {
@@ -42,7 +46,7 @@ pub(super) async fn read_header(stream: &mut TcpStream) -> io::Result<Proxied> {
     } else {
         return Err(malformed("no PROXY header"));
     }
-    parse(&header)
+    parse(&header).map(Some)
 }
 
 async fn read_rest_of_v2(stream: &mut TcpStream, header: &mut Vec<u8>) -> io::Result<()> {
