@@ -21,6 +21,9 @@ pub(super) const DELAY: RangeInclusive<Duration> = Duration::ZERO..=YEAR;
 /// Anything that fits into memory.
 pub(super) const BYTES: RangeInclusive<u64> = 1..=1 << 40;
 
+/// Bits in front of an IPv4 address that is written as an IPv6 one, "::ffff:10.0.0.5".
+const MAPPED_PREFIX: u8 = 96;
+
 /// As long as it is written "1year": 365.25 days.
 const YEAR: Duration = Duration::from_secs(31_557_600);
 
@@ -163,9 +166,14 @@ fn network(text: &str) -> Result<IpNet, String> {
         .ok_or_else(|| format!("expected a network such as \"10.0.0.0/8\" or an IP address, found {text:?}"))
 }
 
-/// A network, or one address.
+/// A network, or one address. IPv4 that is written as IPv6, as dual-stack programs show it, is IPv4.
 fn network_of(text: &str) -> Option<IpNet> {
-    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+    let network = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))?;
+    let mapped = network.addr().to_canonical();
+    match network.prefix_len().checked_sub(MAPPED_PREFIX) {
+        Some(prefix) if network.addr() != mapped => IpNet::new(mapped, prefix).ok(),
+        _ => Some(network),
+    }
 }
 
 /// Checks log directives, and takes out the spaces that the filter would not bear. A lone word must
@@ -204,8 +212,15 @@ mod tests {
 
     #[test]
     fn networks() {
-        for (text, network) in [("10.0.0.0/8", "10.0.0.0/8"), ("10.1.2.3", "10.1.2.3/32"), ("::1", "::1/128")]
-        {
+        for (text, network) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("10.1.2.3", "10.1.2.3/32"),
+            ("::1", "::1/128"),
+            // These would fit nobody, since addresses of clients are never written so.
+            ("::ffff:10.1.2.3", "10.1.2.3/32"),
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::/0", "::/0"),
+        ] {
             assert_eq!(proxy(text), Ok(Some(network.parse().expect(network))));
         }
         assert_eq!(proxy("unix"), Ok(None));

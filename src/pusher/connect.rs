@@ -221,7 +221,10 @@ impl Session for Door {
     fn closed(&mut self, reason: CloseReason) {
         match &mut self.0 {
             Inner::Admitted(session) => session.closed(reason),
-            Inner::Refused(pusher, refusal) => pusher.metrics.closed(refusal.reason),
+            Inner::Refused(pusher, refusal) => {
+                pusher.metrics.closed(refusal.reason);
+                tracing::debug!(reason = refusal.reason.name(), "socket refused");
+            }
         }
     }
 
