@@ -7,7 +7,7 @@ import { after, before, describe, test } from "node:test";
 
 import { APP, Fanfare } from "./support/fanfare.js";
 import { Proxy } from "./support/proxy.js";
-import { Inbox } from "./support/wait.js";
+import { Inbox, within } from "./support/wait.js";
 import { World, at, settled, subscribed } from "./support/world.js";
 
 /** A client is missed 10 s after its last request has ended. A proxy that does not say so at once makes that 35. */
@@ -163,6 +163,25 @@ describe("proxies", { concurrency: 3 }, () => {
       }
     });
   }
+});
+
+/** So many answers in a row that the server that is gone has had its turn, and was not asked. */
+const IN_A_ROW = 20;
+
+test("when one of two servers has gone, each proxy soon has the other answer everything", async (t) => {
+  const gone = await World.start();
+  const servers = [gone.server, worlds[0].server];
+  const kinds = ["nginx", "cluster", "haproxy", "caddy"];
+  const proxies = await Promise.all(kinds.map((kind) => Proxy.start(kind, servers)));
+  t.after(() => Promise.all(proxies.map((proxy) => proxy.stop())));
+  await gone.stop();
+  await Promise.all(proxies.map((proxy, n) => within(MISSED, `${kinds[n]} to notice`, (async () => {
+    for (let answered = 0; answered < IN_A_ROW;) {
+      const api = worlds[0].sdk(APP, proxy);
+      const status = await api.trigger("a", "b", "c").then((reply) => reply.status, (error) => error.status);
+      answered = status === 200 ? answered + 1 : 0;
+    }
+  })())));
 });
 
 test("without a server behind it, each proxy says so", async () => {
