@@ -10,13 +10,14 @@ use fanfare::config::{Config, Env, Source};
 #[test]
 fn the_deployed_files_load() {
     let env = [("REDIS_PASSWORD", "p"), ("FANFARE_KEY", "k"), ("FANFARE_SECRET", "s")];
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/deploy/cluster/fanfare.toml");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/deploy/cluster/config/fanfare.toml");
     let config = Config::load(Source::read(&file).expect("a file"), &env.into_iter().collect());
     let config = config.expect("no problems");
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     assert_eq!(config.cluster.url, "redis://:p@redis:6379");
     // It believes the proxy that stands before it in the same network.
-    let compose = std::fs::read_to_string(file.with_file_name("compose.yaml")).expect("a file");
+    let compose = file.ancestors().nth(2).expect("a folder").join("compose.yaml");
+    let compose = std::fs::read_to_string(compose).expect("a file");
     for network in &config.server.trusted_proxies {
         assert!(compose.contains(&format!("subnet: {network}\n")), "{network}");
     }
@@ -118,9 +119,22 @@ fn the_config_for_kubernetes_loads_and_fits() {
         let (_, rest) = manifest.split_once(key).expect(key);
         rest.lines().next().expect("a value").trim().parse().expect("a number")
     };
-    assert!(number("terminationGracePeriodSeconds:") > config.server.shutdown_grace.as_secs());
+    let grace = config.server.shutdown_grace.as_secs();
+    assert!(number("terminationGracePeriodSeconds:") > grace && number("minReadySeconds:") > grace);
     for name in names {
         assert!(manifest.contains(&format!("- name: {name}\n")), "{name} is not given to the container");
+    }
+}
+
+/// Docker does as well.
+#[test]
+fn the_compose_files_leave_time_to_stop() {
+    let config = Config::load(Source::development(), &Env::default()).expect("the defaults");
+    for file in ["config/deploy/compose.yaml", "config/deploy/cluster/compose.yaml"] {
+        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).expect(file);
+        let grace = text.split("stop_grace_period: ").nth(1).and_then(|rest| rest.split('s').next());
+        let grace: u64 = grace.expect(file).parse().expect("seconds");
+        assert!(grace > config.server.shutdown_grace.as_secs(), "{file}");
     }
 }
 
