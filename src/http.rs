@@ -138,6 +138,11 @@ pub fn last(mut reply: Reply) -> Reply {
     reply
 }
 
+/// Whether it is.
+pub fn is_last(reply: &Reply) -> bool {
+    reply.headers().get(CONNECTION).is_some_and(|value| value == "close")
+}
+
 /// Tells when the request is worth another try.
 pub fn retry_after(mut reply: Reply, seconds: u64) -> Reply {
     reply.headers_mut().insert(RETRY_AFTER, seconds.into());

@@ -3,8 +3,12 @@
 
 mod common;
 
-use common::{Signed, boot, in_time, settings};
+use common::http::Http;
+use common::{DEADLINE, Signed, boot, in_time, settings};
 use serde_json::json;
+
+/// Bytes of a body, fewer than a proxy is told to pass on.
+const FAR_TOO_MUCH: usize = 12 * 1024 * 1024;
 
 fn post() -> Signed {
     Signed::post("/apps/1/events", &json!({"name": "e", "channel": "a", "data": "d"}))
@@ -37,4 +41,36 @@ async fn an_idle_connection_is_closed_in_the_end() {
     idle.write(&post().bytes()).await;
     idle.reply().await.expect("a reply").expect_ok();
     assert!(in_time("an end", idle.rest()).await.is_empty());
+}
+
+/// The connection was reset at once, and the reply with it where the request was not all sent: proxies took that
+/// for a server that has gone, and gave it nothing more to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_far_too_much_reads_why() {
+    let broker = boot(settings()).await;
+    let stranger = post().with("auth_key", "nobody");
+    for _ in 0..5 {
+        for (request, status) in [(post(), 413), (stranger.clone(), 401)] {
+            let mut http = Http::to(broker.address).await;
+            http.write(&request.head(FAR_TOO_MUCH as u64)).await;
+            http.write(&[b'x'; FAR_TOO_MUCH]).await;
+            http.reply().await.expect("a reply").expect_error(status, "");
+            assert!(in_time("an end", http.rest()).await.is_empty());
+        }
+    }
+}
+
+/// It is not listened to for ever, nor waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_goes_on_with_what_nobody_wants_is_hung_up_on() {
+    let broker = boot(settings().server("unlimited_clients", Vec::<String>::new())).await;
+    let (mut loud, mut quiet) = (Http::to(broker.address).await, Http::to(broker.address).await);
+    for http in [&mut loud, &mut quiet] {
+        http.write(&post().head(8 * FAR_TOO_MUCH as u64)).await;
+        http.reply().await.expect("a reply").expect_error(413, "The request body is too large");
+    }
+    common::until_ignored(&mut loud.writer, &[b'x'; 64 * 1024]).await;
+    // Neither has closed its end.
+    broker.becomes_within(DEADLINE * 6, "fanfare_table_entries{table=\"addresses\"}", 0.0).await;
+    drop((loud, quiet));
 }

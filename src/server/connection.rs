@@ -14,7 +14,7 @@ use tokio::time::timeout_at;
 
 use super::{Alive, Arrived, Origin, Server, route, stopped};
 use crate::addresses::Guest;
-use crate::http::Reply;
+use crate::http::{self, Reply};
 use crate::transport::pause::{Limits, Pause, Timed};
 
 /// What one connection may buffer of a request: its headers, or a piece of its body.
@@ -42,7 +42,7 @@ pub(super) async fn serve<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(st
     let context = Arc::new(context);
     let answering = Arc::clone(&context);
     let service = service_fn(move |request| answer(Arc::clone(&answering), request));
-    let connection = http().serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let connection = builder().serve_connection(TokioIo::new(stream), service).with_upgrades();
     tokio::pin!(connection);
     let ended = tokio::select! {
         biased;
@@ -70,7 +70,7 @@ pub(super) async fn serve<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(st
     }
 }
 
-fn http() -> http1::Builder {
+fn builder() -> http1::Builder {
     let mut http = http1::Builder::new();
     // hyper's own timer is made and dropped for every request; see `Pause`.
     http.header_read_timeout(None)
@@ -97,6 +97,9 @@ async fn answer(context: Arc<Context>, request: Request<Incoming>) -> Result<Rep
     context.guest.has_asked();
     let Context { server, origin, guest, alive, .. } = &*context;
     let reply = route::route(server, request, *origin, alive, guest).await;
+    if http::is_last(&reply) {
+        context.pause.end_after_reply();
+    }
     if reply.body().is_stream() {
         // Under way for as long as there may be more of it.
         return Ok(reply.map(|body| body.until_its_end(UnderWay(context))));

@@ -24,6 +24,10 @@ pub struct Pause {
     is_stuck: AtomicBool,
     /// There has been a request: its reply may not be written yet.
     asked: AtomicBool,
+    /// The reply is the last one, and what else the peer sends is not wanted.
+    is_last: AtomicBool,
+    /// The last reply is written.
+    lingers: AtomicBool,
 }
 
 /// How long it may last.
@@ -42,6 +46,11 @@ impl Limits {
     }
 }
 
+/// How long a peer may take to stop sending once it has had its last reply, and how many bytes of it are thrown
+/// away. Closed before that, the connection would be reset, and a peer that is still sending would not read why.
+const LINGER: Duration = Duration::from_secs(5);
+const THROWN_AWAY: usize = 16 * 1024 * 1024;
+
 /// In place of a beginning: a request is being answered.
 const BUSY: u64 = u64::MAX;
 
@@ -54,6 +63,8 @@ impl Pause {
             is_due: AtomicBool::new(true),
             is_stuck: AtomicBool::new(false),
             asked: AtomicBool::new(false),
+            is_last: AtomicBool::new(false),
+            lingers: AtomicBool::new(false),
         }
     }
 
@@ -67,6 +78,11 @@ impl Pause {
     pub fn begin_again(&self) {
         self.is_due.store(false, Ordering::Relaxed);
         self.began_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// The reply is the connection's last, whatever the peer has yet to send.
+    pub fn end_after_reply(&self) {
+        self.is_last.store(true, Ordering::Relaxed);
     }
 
     /// Whether there has been a request.
@@ -94,10 +110,23 @@ impl Pause {
         u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(BUSY - 1)
     }
 
+    /// The last reply is written: the peer has a little time from now on.
+    fn linger(&self) {
+        if !self.lingers.swap(true, Ordering::Relaxed) {
+            // What comes does not begin anything.
+            self.is_due.store(true, Ordering::Relaxed);
+            self.began_ms.store(self.now_ms(), Ordering::Relaxed);
+        }
+    }
+
     /// When it has lasted for as long as it may; `None` while a request is being answered.
     fn end_by(&self, limits: Limits) -> Option<Instant> {
         let is_idle = !self.is_due.load(Ordering::Relaxed) && !self.is_stuck.load(Ordering::Relaxed);
-        let limit = if is_idle { limits.idle } else { limits.header };
+        let limit = match (self.lingers.load(Ordering::Relaxed), is_idle) {
+            (true, _) => LINGER.min(limits.header),
+            (false, true) => limits.idle,
+            (false, false) => limits.header,
+        };
         match self.began_ms.load(Ordering::Relaxed) {
             BUSY => None,
             began => Some(self.opened + Duration::from_millis(began) + limit),
@@ -135,12 +164,14 @@ impl Pause {
 pub struct Timed<I> {
     io: I,
     pause: Arc<Pause>,
+    is_shut: bool,
+    thrown_away: usize,
 }
 
 impl<I> Timed<I> {
     /// A connection and its pause.
     pub fn new(io: I, pause: Arc<Pause>) -> Self {
-        Self { io, pause }
+        Self { io, pause, is_shut: false, thrown_away: 0 }
     }
 
     /// The connection itself.
@@ -151,7 +182,7 @@ impl<I> Timed<I> {
 
 impl<I: AsyncRead + Unpin> AsyncRead for Timed<I> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { io, pause } = self.get_mut();
+        let Self { io, pause, .. } = self.get_mut();
         let before = buf.filled().len();
         let read = ready!(Pin::new(io).poll_read(cx, buf));
         if buf.filled().len() > before {
@@ -161,23 +192,47 @@ impl<I: AsyncRead + Unpin> AsyncRead for Timed<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Timed<I> {
+impl<I: AsyncRead + Unpin> Timed<I> {
+    /// Reads what nobody wants, until the peer has ended or has sent enough of it.
+    fn poll_throw_away(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut unwanted = [0; 8 * 1024];
+        while self.thrown_away < THROWN_AWAY {
+            let mut unwanted = ReadBuf::new(&mut unwanted);
+            match ready!(Pin::new(&mut self.io).poll_read(cx, &mut unwanted)) {
+                Ok(()) if !unwanted.filled().is_empty() => self.thrown_away += unwanted.filled().len(),
+                _ => break,
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Timed<I> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let Self { io, pause } = self.get_mut();
+        let Self { io, pause, .. } = self.get_mut();
         let written = Pin::new(io).poll_write(cx, bytes);
         pause.wrote(written.is_pending());
         written
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { io, pause } = self.get_mut();
+        let Self { io, pause, .. } = self.get_mut();
         let flushed = Pin::new(io).poll_flush(cx);
         pause.wrote(flushed.is_pending());
         flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        let this = self.get_mut();
+        if !this.is_shut {
+            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+            this.is_shut = true;
+        }
+        if this.pause.is_last.load(Ordering::Relaxed) {
+            this.pause.linger();
+            ready!(this.poll_throw_away(cx));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
