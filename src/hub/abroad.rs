@@ -135,7 +135,7 @@ impl User {
     /// What the other nodes say is known: those who wait for it are told, and so is what has changed.
     fn heard(self: &Arc<Self>, mut state: MutexGuard<'_, State>, shared: &Shared) {
         let telling = if state.watchers.iter().all(|(_, watching)| watching.waits) {
-            let unknown = !state.is_somewhere() && state.abroad.as_ref().is_some_and(|it| it.may_be_there());
+            let unknown = !state.is_somewhere() && state.may_be_elsewhere();
             let online = state.counts_as_online() || (unknown && state.is_online());
             state.set_first(online);
             false
@@ -262,6 +262,27 @@ mod tests {
         story.written(1);
         story.absence_ends();
         assert_eq!(all_received(watcher.0, watcher.1).await, "o");
+    }
+
+    /// The same of one who had left before the engine came back.
+    #[tokio::test]
+    async fn who_has_left_is_not_offline_before_others_have_said() {
+        for (elsewhere, heard) in [(1, "o"), (0, "ox")] {
+            let mut story = Story::begin();
+            let (socket, _far) = socket().await;
+            let slot = story.user.enter(&socket.mailbox, &story.hub.shared).expect("not retired");
+            let watcher = story.watch().await;
+            story.written(0);
+            story.user.cut_off(&story.hub.shared);
+            assert!(!story.user.leave(slot, DELAY, &story.hub.shared));
+            story.settling = true;
+            story.written(0);
+            story.absence_ends();
+            story.settling = false;
+            story.written(elsewhere);
+            story.absence_ends();
+            assert_eq!(all_received(watcher.0, watcher.1).await, heard);
+        }
     }
 
     /// After an engine has come back empty, the others may write later than an absence here takes.

@@ -154,7 +154,7 @@ impl User {
         if state.watchers.is_empty() {
             return state.set_online(false);
         }
-        if state.abroad.as_ref().is_some_and(|abroad| abroad.may_be_there()) {
+        if state.may_be_elsewhere() {
             // Whoever has yet to say decides.
             return false;
         }
@@ -182,7 +182,8 @@ impl User {
             }
             Some(_) => {
                 state.back_by = None;
-                state.set_online(false)
+                // Or whoever has yet to say decides.
+                !state.may_be_elsewhere() && state.set_online(false)
             }
         };
         drop(state);
@@ -262,6 +263,11 @@ impl State {
     /// It has a socket, on whatever node.
     pub(super) fn is_somewhere(&self) -> bool {
         !self.sockets.is_empty() || self.abroad.as_ref().is_some_and(|abroad| abroad.is_there())
+    }
+
+    /// It may still turn out to have a socket on another node.
+    pub(super) fn may_be_elsewhere(&self) -> bool {
+        self.abroad.as_ref().is_some_and(|abroad| abroad.may_be_there())
     }
 
     /// Watchers are to know it as online.
