@@ -161,14 +161,13 @@ impl Broker {
         tasks.spawn(notify::stopping());
         let (grace, pace) = self.control.pace();
         let deadline = Instant::now() + grace;
-        let kept = leave_time(&self.server.pusher, grace);
-        let gone = deadline - kept;
+        let gone = deadline - leave_time(&self.server.pusher, grace);
         server::announce(&self.server, &pace, gone).await;
         self.webhooks.hurry();
         let clean = server::drain(&self.server, &stopping, alive, ended, &pace, gone).await;
         // Now that nobody is here, the other nodes are told so. Half of what is left is for webhooks.
         let left = deadline.saturating_duration_since(Instant::now());
-        let _ = timeout(kept.max(left / 2).min(left), self.server.pusher.hub.engine().leave()).await;
+        let _ = timeout(left / 2, self.server.pusher.hub.engine().leave()).await;
         // Only now is all told: sockets that end have something to tell.
         let webhook_events = self.webhooks.drain(deadline).await;
         let ended = tell_end(clean, self.server.pusher.sockets.count(), webhook_events, deadline);

@@ -33,6 +33,8 @@ pub struct Control {
     certificates: Option<Arc<Certificates>>,
     /// Who reloads has it.
     turn: Arc<Semaphore>,
+    /// Who reads the certificate's files has it, which may be on a disk that does not answer.
+    certificate_turn: Arc<Semaphore>,
     /// Between its start and its stop, of which the service manager is told otherwise.
     serves: AtomicBool,
 }
@@ -77,8 +79,9 @@ impl Control {
         certificates: Option<Arc<Certificates>>,
     ) -> Self {
         let (server, webhooks) = (Arc::clone(server), Arc::clone(webhooks));
-        let (turn, serves) = (Arc::new(Semaphore::new(1)), AtomicBool::new(false));
-        Self { config: Mutex::new(config), server, webhooks, certificates, turn, serves }
+        let [turn, certificate_turn] = [(); 2].map(|()| Arc::new(Semaphore::new(1)));
+        let (config, serves) = (Mutex::new(config), AtomicBool::new(false));
+        Self { config, server, webhooks, certificates, turn, certificate_turn, serves }
     }
 
     /// From now on the broker serves, or no longer.
@@ -113,24 +116,14 @@ impl Control {
         if serves {
             notify::reloading().await;
         }
-        let reading = async {
-            let config = async {
-                let (loaded, turn) = read(load, turn).await;
-                let reloaded = loaded.and_then(|config| self.replace(config));
-                self.server.pusher.sockets.close_ended().await;
-                (reloaded, turn)
-            };
-            tokio::join!(config, self.reload_certificate()).0
+        let config = async {
+            let (loaded, turn) = read(load, turn).await;
+            let reloaded = loaded.and_then(|config| self.replace(config));
+            self.server.pusher.sockets.close_ended().await;
+            (reloaded, turn)
         };
-        let mut reading = pin!(reading);
-        let (reloaded, _turn) = match timeout(LONG_READING, &mut reading).await {
-            Ok(read) => read,
-            Err(_) => {
-                tracing::warn!("the configuration's files are being read, and do not answer");
-                self.tell_ready(serves).await;
-                reading.await
-            }
-        };
+        let config = self.wait_for(config, serves);
+        let ((reloaded, _turn), ()) = tokio::join!(config, self.reload_certificate());
         let metrics = &self.server.pusher.metrics;
         match &reloaded {
             Ok(_) => metrics.reloads.add(1),
@@ -138,6 +131,17 @@ impl Control {
         }
         self.tell_ready(serves).await;
         reloaded
+    }
+
+    /// Waits for the configuration, and has nobody else do so where its files do not answer.
+    async fn wait_for<T>(&self, reading: impl Future<Output = T>, serves: bool) -> T {
+        let mut reading = pin!(reading);
+        if let Ok(read) = timeout(LONG_READING, &mut reading).await {
+            return read;
+        }
+        tracing::warn!("the configuration's files are being read, and do not answer");
+        self.tell_ready(serves).await;
+        reading.await
     }
 
     /// Tells the service manager that the reload is over, if it was told of it and not of a stop since.
@@ -148,9 +152,18 @@ impl Control {
     }
 
     async fn reload_certificate(&self) {
-        if let Some(certificates) = self.certificates.clone() {
+        let Some(certificates) = self.certificates.clone() else { return };
+        let read = Arc::clone(&self.certificate_turn).try_acquire_owned().map(|turn| {
             // Files are read. It logs and counts what becomes of it; only a panic is left to fail.
-            let _ = tokio::task::spawn_blocking(move || certificates.reload()).await;
+            let reading = tokio::task::spawn_blocking(move || (certificates.reload(), turn));
+            timeout(LONG_READING, reading)
+        });
+        let in_time = match read {
+            Ok(reading) => reading.await.is_ok(),
+            Err(_) => false,
+        };
+        if !in_time {
+            tracing::warn!("the certificate's files do not answer; the one before is still served");
         }
     }
 
