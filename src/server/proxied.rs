@@ -34,10 +34,11 @@ pub(super) struct Proxied {
 /// Those of the connection, and `InvalidData` when there is no header, or none that can be read.
 pub(super) async fn read_header(stream: &mut TcpStream) -> io::Result<Option<Proxied>> {
     let mut header = vec![0; V2.len()];
-    let begun = stream.read(&mut header).await?;
-    if begun == 0 {
-        return Ok(None);
-    }
+    let begun = match stream.read(&mut header).await {
+        Ok(0) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+        begun => begun?,
+    };
     stream.read_exact(&mut header[begun..]).await?;
     if header == V2 {
         read_rest_of_v2(stream, &mut header).await?;
