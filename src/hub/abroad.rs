@@ -219,6 +219,11 @@ mod tests {
             assert!(!self.user.written(&self.hub.shared, written));
         }
 
+        /// The last socket that the user has here goes.
+        fn leave(&self, slot: usize) {
+            assert!(!self.user.leave(slot, DELAY, &self.hub.shared), "it is watched");
+        }
+
         /// The agenda comes to the absence that has begun.
         fn absence_ends(&self) {
             Arc::clone(&self.user).absence_due(&self.hub.shared);
@@ -258,44 +263,33 @@ mod tests {
         let (socket, _far) = socket().await;
         let slot = story.user.enter(&socket.mailbox, &story.hub.shared).expect("not retired");
         let watcher = story.watch().await;
-        assert!(!story.user.leave(slot, DELAY, &story.hub.shared));
+        story.leave(slot);
         story.written(1);
         story.absence_ends();
         assert_eq!(all_received(watcher.0, watcher.1).await, "o");
     }
 
-    /// The same of one who had left before the engine came back.
+    /// After an engine has come back empty, the others may write later than an absence here takes; whether it
+    /// began before that or afterwards.
     #[tokio::test]
-    async fn who_has_left_is_not_offline_before_others_have_said() {
-        for (elsewhere, heard) in [(1, "o"), (0, "ox")] {
+    async fn who_leaves_is_not_offline_before_all_others_have_said_who_is_there() {
+        for (has_left, elsewhere, heard) in
+            [(false, 1, "o"), (false, 0, "ox"), (true, 1, "o"), (true, 0, "ox")]
+        {
             let mut story = Story::begin();
             let (socket, _far) = socket().await;
             let slot = story.user.enter(&socket.mailbox, &story.hub.shared).expect("not retired");
             let watcher = story.watch().await;
             story.written(0);
             story.user.cut_off(&story.hub.shared);
-            assert!(!story.user.leave(slot, DELAY, &story.hub.shared));
+            if has_left {
+                story.leave(slot);
+            }
             story.settling = true;
             story.written(0);
-            story.absence_ends();
-            story.settling = false;
-            story.written(elsewhere);
-            story.absence_ends();
-            assert_eq!(all_received(watcher.0, watcher.1).await, heard);
-        }
-    }
-
-    /// After an engine has come back empty, the others may write later than an absence here takes.
-    #[tokio::test]
-    async fn who_leaves_while_others_have_yet_to_say_is_not_offline_before_they_have() {
-        for (elsewhere, heard) in [(1, "o"), (0, "ox")] {
-            let mut story = Story::begin();
-            let (socket, _far) = socket().await;
-            let slot = story.user.enter(&socket.mailbox, &story.hub.shared).expect("not retired");
-            let watcher = story.watch().await;
-            story.settling = true;
-            story.written(0);
-            assert!(!story.user.leave(slot, DELAY, &story.hub.shared));
+            if !has_left {
+                story.leave(slot);
+            }
             story.absence_ends();
             story.settling = false;
             story.written(elsewhere);
