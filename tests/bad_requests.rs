@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Broker, DEADLINE, HOME, Http, Settings, Signed, boot, in_time, settings, within};
+use common::{Broker, HOME, Http, Settings, Signed, boot, in_time, settings};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -377,5 +377,5 @@ async fn a_backend_that_reads_no_replies_is_let_go() {
     let mut deaf = broker.narrow_tcp().await;
     let request = Signed::get("/apps/1/channels").bytes();
     let shouting = async { while deaf.write_all(&request).await.is_ok() {} };
-    within(DEADLINE * 6, "the end of a deaf connection", shouting).await;
+    in_time("the end of a deaf connection", shouting).await;
 }

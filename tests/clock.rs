@@ -69,6 +69,6 @@ async fn a_clock_that_jumps_by_an_hour_disturbs_nobody() {
         coming.expect_event("cache-a", "e", data).await;
     }
     drop(sitting);
-    let ended = program.stop(2 * common::DEADLINE).await;
+    let ended = program.stop(common::DEADLINE).await;
     assert_eq!(ended.code, Some(0), "{}", ended.log);
 }

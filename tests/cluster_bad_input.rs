@@ -165,7 +165,7 @@ async fn strangers_who_publish_where_nodes_listen() {
         assert!(!node.program.log().contains("panic"), "{}", node.program.log());
     }
     drop((one, two));
-    nodes.pop().program.stop(DEADLINE * 4).await;
+    nodes.pop().program.stop(DEADLINE).await;
 }
 
 /// Keys of another kind where nodes keep theirs.

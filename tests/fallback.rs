@@ -13,7 +13,7 @@ use serde_json::json;
 
 const BOTH: [&str; 2] = [STREAM, POLL];
 /// Longer than a session waits for its client.
-const GONE: Duration = Duration::from_secs(20);
+const GONE: Duration = Duration::from_secs(30);
 /// What pusher-js reads of one reply before it begins another.
 const LONG: usize = 256 * 1024;
 

@@ -7,9 +7,7 @@ mod common;
 use std::io;
 
 use common::fallback::{Line, POLL, QUERY, Receiving, STREAM, Session, draw, narrow, post, post_to};
-use common::{
-    Broker, DEADLINE, Http, Reply, Settings, boot, eventually, eventually_within, in_time, settings, within,
-};
+use common::{Broker, DEADLINE, Http, Reply, Settings, boot, eventually, in_time, settings};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -231,7 +229,7 @@ async fn a_stopping_server_says_4200_and_takes_nobody_new() {
         let lines = receiving.lines().await;
         assert!(matches!(lines[..], [Line::Opened, Line::Closed(4100, _), Line::End]), "{lines:?}");
     }
-    broker.ended(DEADLINE * 2).await;
+    broker.ended(DEADLINE).await;
 }
 
 /// A stream in `flood` of which nothing is read but that, and a junk byte that waits unread: so its
@@ -288,7 +286,7 @@ async fn a_stream_that_is_not_read_ends_and_disturbs_nobody() {
 async fn a_connection_whose_stream_is_never_read_is_ended() {
     let broker = boot(strict().server("header_timeout", "300ms")).await;
     let stream = stuck(&broker, &mut broker.session(STREAM)).await;
-    eventually_within(DEADLINE * 3, "the connection's end", async || has_ended(&stream)).await;
+    eventually("the connection's end", async || has_ended(&stream)).await;
     // One that is replaced goes as well.
     let mut session = broker.carry(STREAM).await;
     session.subscribe("a").await;
@@ -301,7 +299,7 @@ async fn a_connection_whose_stream_is_never_read_is_ended() {
         in_time("its beginning", replaced.read_buf(&mut come)).await.expect("some of it");
     }
     session.ask().await;
-    eventually_within(DEADLINE, "the connection's end", async || has_ended(&replaced)).await;
+    eventually("the connection's end", async || has_ended(&replaced)).await;
     session.expect_nothing().await;
 }
 
@@ -311,7 +309,7 @@ async fn a_stream_that_is_not_read_does_not_hold_up_the_stop() {
     let mut broker = boot(strict().server("shutdown_grace", "60s")).await;
     let _stream = stuck(&broker, &mut broker.session(STREAM)).await;
     broker.begin_stop();
-    broker.ended(DEADLINE * 4).await;
+    broker.ended(DEADLINE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -319,7 +317,7 @@ async fn a_stream_that_is_not_read_does_not_spoil_a_stop_with_a_short_grace() {
     let mut broker = boot(strict().server("shutdown_grace", "4900ms")).await;
     let _stream = stuck(&broker, &mut broker.session(STREAM)).await;
     broker.begin_stop();
-    broker.ended(DEADLINE * 4).await;
+    broker.ended(DEADLINE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -345,7 +343,7 @@ async fn whoever_reads_and_never_says_anything_is_closed_with_4201() {
             }
         }
     };
-    let end = within(DEADLINE * 2, "an end", end).await;
+    let end = in_time("an end", end).await;
     busy.abort();
     assert!(matches!(end, Line::Closed(4201, _)), "{end:?}");
     assert_eq!(beats, 1, "it was asked first");

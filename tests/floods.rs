@@ -4,10 +4,8 @@
 
 mod common;
 
-use std::time::Duration;
-
 use common::raw::{BINARY, CONTINUATION, End, FIN, PING, PONG, TEXT, frame};
-use common::{Broker, Settings, Signed, boot, eventually, eventually_within, fallback, settings};
+use common::{Broker, DEADLINE, Settings, Signed, boot, eventually, eventually_within, fallback, settings};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
@@ -155,7 +153,7 @@ async fn what_waits_for_all_is_bounded_and_those_with_most_of_it_pay() {
     let mut http = broker.http().await;
     let event = json!({"name": "n", "channel": "flood", "data": "x".repeat(10_000)});
     let request = Signed::post("/apps/1/events", &event).bytes();
-    eventually_within(Duration::from_secs(20), "the end of all who read nothing", async || {
+    eventually_within(DEADLINE * 2, "the end of all who read nothing", async || {
         http.write(&request).await;
         http.reply().await.expect("a reply").expect_ok();
         let metrics = broker.metrics().await;

@@ -20,7 +20,7 @@ const LITTLE: f64 = 30_000.0;
 /// Bytes of one event.
 const EVENT: usize = 20_000;
 /// The kernel's buffers come first.
-const PATIENCE: Duration = DEADLINE.saturating_mul(6);
+const PATIENCE: Duration = DEADLINE.saturating_mul(2);
 
 fn tight() -> Settings {
     settings()

@@ -3,11 +3,9 @@
 
 mod common;
 
-use std::time::Duration;
-
 use common::{
-    Broker, Client, HOME, Heard, Http, Reply, Settings, Signed, boot, eventually, eventually_within, in_time,
-    settings,
+    Broker, Client, DEADLINE, HOME, Heard, Http, Reply, Settings, Signed, boot, eventually,
+    eventually_within, in_time, settings,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -55,10 +53,7 @@ async fn ask(http: &mut Http, request: Signed) -> Reply {
 /// Everybody has left, and nothing is remembered of them.
 async fn is_forgotten(broker: &Broker) {
     for table in ["addresses", "handshakes", "sockets"] {
-        eventually_within(Duration::from_secs(20), table, async || {
-            broker.metrics().await.table(table) == 0.0
-        })
-        .await;
+        eventually(table, async || broker.metrics().await.table(table) == 0.0).await;
     }
 }
 
@@ -97,7 +92,7 @@ async fn a_slow_consumer_counts_until_its_connection_is_gone() {
     let mut api = Http::over(broker.tcp_from(OTHER).await);
     let data = "x".repeat(10_000);
     let large = serde_json::json!({"name": "n", "channel": "news", "data": data});
-    eventually_within(Duration::from_secs(20), "the end of a slow consumer", async || {
+    eventually_within(DEADLINE * 2, "the end of a slow consumer", async || {
         ask(&mut api, Signed::post("/apps/1/events", &large)).await.expect_ok();
         broker.metrics().await.get("fanfare_closed_connections_total{reason=\"slow_consumer\"}") == 1.0
     })

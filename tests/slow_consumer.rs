@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 
 use common::raw::End;
-use common::{Broker, DEADLINE, HOME, Raw, Settings, Signed, boot, eventually, in_time, settings};
+use common::{Broker, DEADLINE, HOME, Raw, Settings, Signed, boot, eventually, settings, within};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -78,7 +78,7 @@ async fn a_publisher_does_not_wait_for_a_stuck_reader() {
     let mut witness = broker.witness().await;
     let stuck = broker.stuck_in("flood").await;
     let requests = (0..1_000).map(|number| request("n", &large(number))).collect();
-    in_time("a thousand replies", flood(&broker, requests)).await;
+    within(DEADLINE * 2, "a thousand replies", flood(&broker, requests)).await;
     let mut api = broker.api();
     eventually("the end of the stuck reader", async || api.occupied().await == ["witness"]).await;
     resumes(stuck).await;
@@ -243,5 +243,5 @@ async fn three_hundred_subscribers_hear_four_publishers_each_in_its_order() {
             read.expect("a reader");
         }
     };
-    common::within(DEADLINE * 6, "everything heard by everybody", all).await;
+    within(DEADLINE * 2, "everything heard by everybody", all).await;
 }

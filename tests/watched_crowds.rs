@@ -73,7 +73,7 @@ async fn star(broker: &Broker) -> Client {
 /// All learn how it is, and hear nothing else in a whole round of asking.
 async fn all_learn(watchers: &mut [Watcher], is_online: bool) {
     // There may be many thousand frames to read.
-    eventually_within(6 * DEADLINE, "all know how it is", async || {
+    eventually_within(2 * DEADLINE, "all know how it is", async || {
         let mut heard = 0;
         for watcher in &mut *watchers {
             heard += watcher.listen().await;

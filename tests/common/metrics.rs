@@ -1,9 +1,8 @@
 //! What the broker says about itself on its private listener.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use super::{Broker, DEADLINE, Reply, eventually_within};
+use super::{Broker, Reply, eventually};
 
 /// Every sample of one scrape, by its name with its labels.
 #[derive(Debug)]
@@ -47,18 +46,13 @@ impl Broker {
 
     /// Waits until a sample has this value.
     pub async fn becomes(&self, sample: &str, value: f64) {
-        self.becomes_within(DEADLINE, sample, value).await;
-    }
-
-    /// As [`Broker::becomes`], for what may take longer.
-    pub async fn becomes_within(&self, limit: Duration, sample: &str, value: f64) {
         let what = format!("{sample} is {value}");
-        eventually_within(limit, &what, async || self.metrics().await.get(sample) == value).await;
+        eventually(&what, async || self.metrics().await.get(sample) == value).await;
     }
 
     /// Waits until nothing waits for any socket.
     pub async fn nothing_waits(&self) {
-        eventually_within(DEADLINE, "nothing waits any more", async || {
+        eventually("nothing waits any more", async || {
             let metrics = self.metrics().await;
             metrics.get("fanfare_mailbox_bytes") == 0.0 && metrics.table("backlogs") == 0.0
         })
