@@ -5,7 +5,7 @@
 mod common;
 
 use common::nodes::mortal;
-use common::{DEADLINE, Nodes, Redis, settings};
+use common::{DEADLINE, Nodes, Redis, Settings, settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -45,9 +45,14 @@ impl Fake {
     }
 }
 
+/// For a server that never answers as it should: whoever waits longer for it learns nothing more.
+fn hasty() -> Settings {
+    mortal(settings()).cluster("timeout", "1s")
+}
+
 /// A node on this Redis serves, is not ready, and says why; returns what it says, its log too.
-async fn refused(url: &str) -> (String, String) {
-    let mut nodes = Nodes::none(mortal(settings()));
+async fn refused(url: &str, settings: Settings) -> (String, String) {
+    let mut nodes = Nodes::none(settings);
     nodes.add(url).await;
     let reason = nodes[0].unready().await;
     let listener = nodes[0].listener().await;
@@ -68,7 +73,7 @@ async fn a_wrong_password_is_not_repeated() {
         right.replace(":right", "who:s3cret"),
         right.replace(":right@", ""),
     ] {
-        let (reason, log) = refused(&url).await;
+        let (reason, log) = refused(&url, mortal(settings())).await;
         assert!(
             reason.contains("WRONGPASS") || reason.contains("NOAUTH") || reason.contains("password"),
             "{reason}"
@@ -82,7 +87,8 @@ async fn a_wrong_password_is_not_repeated() {
 async fn a_user_who_may_nothing_is_told_what() {
     let redis = Redis::start().await;
     redis.add_user("fan", "s3cret", &["~other*", "&other*", "+@all"]).await;
-    let (reason, log) = refused(&format!("redis://fan:s3cret@{}", redis.address())).await;
+    let url = format!("redis://fan:s3cret@{}", redis.address());
+    let (reason, log) = refused(&url, mortal(settings())).await;
     assert!(reason.contains("NOPERM"), "{reason}");
     assert!(!reason.contains("s3cret") && !log.contains("s3cret"), "{reason}\n{log}");
 }
@@ -101,7 +107,7 @@ async fn a_server_that_is_no_redis() {
     ];
     for (answer, hangs_up) in answers {
         let fake = Fake::start(answer.to_vec(), hangs_up).await;
-        let (reason, _) = refused(&format!("redis://{}", fake.address)).await;
+        let (reason, _) = refused(&format!("redis://{}", fake.address), hasty()).await;
         assert!(reason.trim().len() > 10, "no reason for {answer:?}: {reason}");
     }
 }
@@ -112,7 +118,7 @@ async fn answers_without_end_take_no_memory() {
         [b"*1\r\n".repeat(100_000), vec![b'+'; 32 << 20], [&b"$536870912\r\n"[..], &[b'x'; 1 << 20]].concat()]
     {
         let fake = Fake::start(answer, false).await;
-        let mut nodes = Nodes::none(mortal(settings()));
+        let mut nodes = Nodes::none(hasty());
         nodes.add(&format!("redis://{}", fake.address)).await;
         nodes[0].unready().await;
         let size = nodes[0].program.resident();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::churn::{Crowd, lively};
-use common::nodes::{GAPS, PATIENCE, mortal};
+use common::nodes::{GAPS, PATIENCE, mortal, patient};
 use common::{Dice, Nodes, Proxy, Redis, within};
 
 const ACTORS: usize = 24;
@@ -56,7 +56,7 @@ async fn a_crowd_on_three_nodes_sees_the_truth() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_comes_back_empty_is_told_everything_again() {
     let mut redis = Redis::start().await;
-    let nodes = Nodes::start(3, &redis.url(), mortal(lively())).await;
+    let nodes = Nodes::start(3, &redis.url(), patient(lively())).await;
     let dice = Dice::printed("a_redis_that_comes_back_empty_is_told_everything_again");
     let crowd = lived(Crowd::gather(&nodes, ACTORS, dice).await, 20).await;
     disturbed(&nodes, crowd, async || {
@@ -71,7 +71,7 @@ async fn a_redis_that_comes_back_empty_is_told_everything_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_forgets_everything_is_told_again() {
     let redis = Redis::start().await;
-    let nodes = Nodes::start(3, &redis.url(), mortal(lively())).await;
+    let nodes = Nodes::start(3, &redis.url(), patient(lively())).await;
     let dice = Dice::printed("a_redis_that_forgets_everything_is_told_again");
     let crowd = lived(Crowd::gather(&nodes, ACTORS, dice).await, 20).await;
     disturbed(&nodes, crowd, async || {
@@ -92,7 +92,7 @@ async fn a_redis_that_forgets_everything_is_told_again() {
 async fn a_node_whose_line_is_cut_again_and_again_catches_up() {
     let redis = Redis::start().await;
     let proxy = Proxy::start(redis.address()).await;
-    let mut nodes = Nodes::start(2, &redis.url(), mortal(lively())).await;
+    let mut nodes = Nodes::start(2, &redis.url(), patient(lively())).await;
     nodes.add(&proxy.url()).await;
     nodes.ready().await;
     let dice = Dice::printed("a_node_whose_line_is_cut_again_and_again_catches_up");
@@ -111,8 +111,7 @@ async fn a_node_whose_line_is_cut_again_and_again_catches_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_stands_still_is_waited_for_in_vain() {
     let redis = Redis::start().await;
-    let settings = mortal(lively());
-    let nodes = Nodes::start(3, &redis.url(), settings).await;
+    let nodes = Nodes::start(3, &redis.url(), mortal(lively())).await;
     let dice = Dice::printed("a_redis_that_stands_still_is_waited_for_in_vain");
     let crowd = lived(Crowd::gather(&nodes, ACTORS, dice).await, 20).await;
     disturbed(&nodes, crowd, async || {

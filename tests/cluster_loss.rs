@@ -6,13 +6,15 @@ mod common;
 
 use std::time::Duration;
 
-use common::nodes::{GAPS, LOSSES, PATIENCE, UNSENT, WITHDRAWN, mortal};
+use common::nodes::{GAPS, LOSSES, PATIENCE, UNSENT, WITHDRAWN, mortal, patient};
 use common::{Api, Listener, Node, Nodes, Proxy, Redis, eventually_within, settings};
 use serde_json::json;
 
 const ROOM: &str = "presence-room";
 /// Of `lease` in [`mortal`]; the long forms are those of the default lease of 10 s.
-const LEASE: Duration = Duration::from_secs(2);
+const LEASE: Duration = Duration::from_secs(6);
+/// For how long a flood is watched at most.
+const WATCHED: Duration = Duration::from_secs(40);
 
 /// Longer than the lease. `FANFARE_LONG_TESTS` waits as long as people are told in the README.
 fn beyond_the_lease() -> Duration {
@@ -124,7 +126,7 @@ async fn while_redis_is_away_publishers_are_refused_where_that_is_wanted() {
 async fn a_node_is_ready_when_it_misses_nothing_any_more() {
     let redis = Redis::start().await;
     let proxy = Proxy::start(redis.address()).await;
-    let mut nodes = Nodes::start(1, &redis.url(), mortal(settings())).await;
+    let mut nodes = Nodes::start(1, &redis.url(), patient(settings())).await;
     nodes.add(&proxy.url()).await;
     nodes.ready().await;
     let listener = nodes[1].listener().await;
@@ -231,7 +233,7 @@ async fn a_paused_node_is_gone_once_and_comes_back_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_pauses_briefly_loses_nothing() {
     let redis = Redis::start().await;
-    let nodes = Nodes::start(2, &redis.url(), settings().cluster("timeout", "5s")).await;
+    let nodes = Nodes::start(2, &redis.url(), patient(settings())).await;
     let (listeners, names) = one_each(&nodes).await;
     redis.pause();
     assert_eq!(try_publish(&mut nodes[0].api(), "news", "meanwhile").await, 200);
@@ -281,7 +283,7 @@ async fn flooded(nodes: &Nodes, proxy: &Proxy, hinder: impl Fn(&Proxy)) {
     tokio::select! {
         refused = flood(&nodes[0]) => println!("refused {refused}"),
         () = watch => {}
-        () = tokio::time::sleep(PATIENCE * 2) => {}
+        () = tokio::time::sleep(WATCHED) => {}
     }
     proxy.resume();
     nodes.ready().await;

@@ -13,7 +13,8 @@ use common::{Redis, within};
 use fanfare::cluster::{self, Engine, Fact, Order, Topic};
 use fanfare::model::cluster::{ClusterSettings, EngineKind};
 
-const LEASE: Duration = Duration::from_secs(1);
+/// Short, for who waits for it to end, and longer than a busy machine holds anybody up.
+const LEASE: Duration = Duration::from_secs(6);
 const KEEP: Option<Duration> = Some(Duration::from_secs(60));
 
 /// Makes engines that meet.
@@ -25,6 +26,7 @@ fn redis(url: &str, prefix: &str) -> Arc<dyn Engine> {
         url: url.to_owned(),
         prefix: prefix.to_owned(),
         lease: LEASE,
+        timeout: LEASE / 2,
         ..ClusterSettings::default()
     };
     Arc::new(cluster::Redis::new(&settings).expect("an engine"))

@@ -21,8 +21,9 @@ fn settings(url: &str) -> ClusterSettings {
         engine: EngineKind::Redis,
         url: url.to_owned(),
         prefix: "test".to_owned(),
-        lease: Duration::from_secs(2),
-        timeout: Duration::from_secs(1),
+        // Short, for who waits for them to end, and longer than a busy machine holds anybody up.
+        lease: Duration::from_secs(6),
+        timeout: Duration::from_secs(3),
         ..ClusterSettings::default()
     }
 }

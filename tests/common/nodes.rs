@@ -9,11 +9,16 @@ use super::settings::fresh_prefix;
 use super::{APP, Api, Client, HOME, Listener, Metrics, Program, Reply, Settings, eventually_within, http};
 
 /// How long things may take that several processes have to do, on a machine with other work.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Every deadline for a dead node is as short as on a busy machine it may be.
+/// Every deadline for a dead node is as short as on a busy machine it may be: the living, too, stand still there.
 pub fn mortal(settings: Settings) -> Settings {
-    settings.cluster("lease", "2s").cluster("timeout", "1s")
+    settings.cluster("lease", "6s").cluster("timeout", "3s")
+}
+
+/// For those to whom the engine is lost by a cut, if at all: a machine that only stands still loses nobody.
+pub fn patient(settings: Settings) -> Settings {
+    settings.cluster("lease", "10s").cluster("timeout", "5s")
 }
 
 /// Bytes of events from other nodes.

@@ -123,6 +123,8 @@ impl Settings {
         table.insert("engine".into(), "redis".into());
         table.insert("url".into(), url.into());
         table.insert("prefix".into(), fresh_prefix().into());
+        // A Redis that only stands still for a moment is not lost.
+        table.insert("timeout".into(), "5s".into());
         Some(table)
     }
 }

@@ -19,7 +19,7 @@ pub use super::topics::channel;
 use super::topics::{data, event};
 use super::within;
 
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// What a node knows of a topic.
 #[derive(Default)]
