@@ -308,7 +308,7 @@ async fn a_stop_tells_the_departures_of_the_sockets_that_it_closes() {
 async fn a_stop_tells_what_it_can_while_it_waits_for_the_stubborn() {
     let mut receiver = Receiver::new().await;
     let settings = told_to(&receiver.url()).limit("webhook_delay", "1h");
-    let mut broker = boot(settings.server("shutdown_grace", "2s")).await;
+    let mut broker = boot(settings.server("shutdown_grace", "4900ms")).await;
     let mut ada = broker.connect().await;
     ada.join("presence-room", &user("ada")).await;
     let _stubborn = broker.raw().await;
@@ -338,7 +338,7 @@ async fn a_stop_waits_for_a_hanging_endpoint_no_longer_than_the_grace_and_counts
         .limit("client_events_per_second", 0)
         .webhooks("timeout", "1h")
         .webhooks("max_queue_events", 5)
-        .server("shutdown_grace", "500ms");
+        .server("shutdown_grace", "3s");
     let program = Program::start("hanging", &settings, "").await;
     let mut client = Client::open(program.address, HOME, &[]).await.expect("a WebSocket");
     client.expect_established().await;
