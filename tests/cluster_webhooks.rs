@@ -60,7 +60,7 @@ async fn a_channel_on_three_nodes_is_occupied_once_and_vacated_once() {
 async fn who_comes_back_on_another_node_in_time_was_never_away() {
     let mut receiver = Receiver::new().await;
     let redis = Redis::start().await;
-    let nodes = Nodes::start(3, &redis.url(), told_to(&receiver, "2s")).await;
+    let nodes = Nodes::start(3, &redis.url(), told_to(&receiver, "5s")).await;
     let mut listener = nodes[0].listener().await;
     listener.join(ROOM, "ada").await;
     receiver.expect([told("channel_occupied", ROOM), told_of("member_added", ROOM, "ada")]).await;

@@ -65,7 +65,7 @@ async fn c140_who_is_back_within_the_delay_has_never_been_away() {
         return;
     }
     let mut receiver = Receiver::new().await;
-    let broker = boot(told_to(&receiver, "1s")).await;
+    let broker = boot(told_to(&receiver, "5s")).await;
     let mut client = broker.connect().await;
     client.subscribe("news").await;
     client.join(ROOM, &user("ada")).await;
@@ -90,7 +90,7 @@ async fn c140_who_is_back_within_the_delay_has_never_been_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_that_another_takes_over_within_the_delay_is_not_vacated() {
     let mut receiver = Receiver::new().await;
-    let broker = boot(told_to(&receiver, "1s")).await;
+    let broker = boot(told_to(&receiver, "5s")).await;
     let (mut ada, mut bob) = (broker.connect().await, broker.connect().await);
     ada.join(ROOM, &user("ada")).await;
     leave(&mut ada, ROOM).await;
@@ -220,14 +220,19 @@ async fn c145_with_batching_a_request_has_several_events_of_one_app() {
     let settings = told_to(&own, "0s").of_hook("batch", true).neighbours_hook(&neighbours.url());
     let broker = boot(settings).await;
     let (mut a, mut b) = (broker.connect().await, broker.neighbour().await);
-    for channel in ["one", "two", "three"] {
-        a.subscribe(channel).await;
-        b.subscribe(channel).await;
+    let channels = ["a", "b", "c"];
+    // All within the second that the first waits for more.
+    for client in [&mut a, &mut b] {
+        let commands = channels.map(|channel| client.subscription(channel));
+        client.send_together(commands).await;
     }
     for (receiver, owner) in [(&mut own, APP), (&mut neighbours, OTHER)] {
-        // All within the second that the first waits for more.
-        let events = receiver.request().await.events(owner);
-        assert_eq!(events, ["one", "two", "three"].map(|channel| told("channel_occupied", channel)));
+        let mut events = receiver.request().await.events(owner);
+        if common::settings::is_joined() {
+            // Redis tells of different channels in no order.
+            events.sort_by_key(|event| event["channel"].to_string());
+        }
+        assert_eq!(events, channels.map(|channel| told("channel_occupied", channel)));
     }
 }
 
