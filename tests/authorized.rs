@@ -4,6 +4,7 @@
 mod common;
 
 use common::client::subscribe_with;
+use common::raw::End;
 use common::users::{sign_in_with, user};
 use common::{Broker, Client, HOME, Settings, boot, eventually, settings};
 use serde_json::json;
@@ -50,7 +51,7 @@ async fn c101_protocol_5_hears_the_error_before_the_close() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c101_what_needs_no_signature_does_not_help() {
-    let broker = boot(within("1s")).await;
+    let broker = boot(within("3s")).await;
     let mut client = broker.connect().await;
     client.subscribe("a").await;
     client.subscribe("cache-a").await;
@@ -66,7 +67,7 @@ async fn c101_what_needs_no_signature_does_not_help() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c101_what_is_refused_does_not_help() {
-    let broker = boot(within("1s")).await;
+    let broker = boot(within("3s")).await;
     let mut client = broker.connect().await;
     for channel in ["private-a", "presence-a"] {
         client.send(subscribe_with(json!({"auth": "app-key:00", "channel": channel}))).await;
@@ -88,7 +89,7 @@ async fn after_the_time_of_all(broker: &Broker) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c101_whoever_shows_a_signature_stays() {
-    let broker = boot(within("1s")).await;
+    let broker = boot(within("3s")).await;
     let mut clients = Vec::new();
     for _ in 0..4 {
         clients.push(broker.connect().await);
@@ -106,7 +107,7 @@ async fn c101_whoever_shows_a_signature_stays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c101_whoever_unsubscribes_stays_as_well() {
-    let broker = boot(within("1s")).await;
+    let broker = boot(within("3s")).await;
     let (mut one, mut two) = (broker.connect().await, broker.connect().await);
     one.subscribe("private-a").await;
     one.unsubscribe("private-a").await;
@@ -121,9 +122,16 @@ async fn c101_whoever_unsubscribes_stays_as_well() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_closed_where_the_feature_is_off() {
-    let broker = boot(settings().limit("authorization_timeout", "1ms")).await;
+    let brief = settings().limit("authorization_timeout", "1ms").limit("activity_timeout", "1s");
+    let broker = boot(brief.limit("pong_timeout", "3s")).await;
     let mut idle = broker.connect().await;
     assert_eq!(unauthorized(&broker).await, 0.0, "nobody waits for a signature of it");
+    // Who answers no ping is closed in the end, by one of the looks at all that would have closed it as well.
+    let mut mute = broker.raw().await;
+    tokio::select! {
+        heard = idle.listen() => panic!("heard {heard:?}"),
+        (_, end) = mute.until_end() => assert!(matches!(end, End::Closed(4201, _)), "{end:?}"),
+    }
     idle.subscribe("a").await;
     idle.expect_nothing().await;
 }
@@ -201,7 +209,7 @@ async fn after_one_has_left_one_more_is_accepted_and_no_second() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_is_closed_as_unauthorized_gives_back_no_place_of_others() {
-    let broker = boot(within("1s").limit("max_connections", 1)).await;
+    let broker = boot(within("3s").limit("max_connections", 1)).await;
     let mut idle = Vec::new();
     for _ in 0..3 {
         idle.push(broker.connect().await);

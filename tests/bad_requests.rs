@@ -24,7 +24,7 @@ fn post() -> Signed {
 }
 
 fn hasty() -> Settings {
-    settings().server("header_timeout", "300ms").server("body_timeout", "300ms")
+    settings().server("header_timeout", "1s").server("body_timeout", "1s")
 }
 
 /// Sends a byte every few milliseconds for as long as the broker lets it; returns what it answered.

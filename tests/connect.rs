@@ -289,7 +289,7 @@ async fn an_upgrade_may_be_one_of_several_connection_options() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_says_nothing_at_all_keeps_nobody_waiting() {
-    let broker = boot(settings().server("header_timeout", "300ms")).await;
+    let broker = boot(settings().server("header_timeout", "1s")).await;
     let mut silent = broker.http().await;
     broker.connect().await.expect_nothing().await;
     in_time("the silent peer's end", silent.rest()).await;
@@ -297,7 +297,7 @@ async fn a_peer_that_says_nothing_at_all_keeps_nobody_waiting() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_established_socket_outlives_the_header_timeout() {
-    let broker = boot(settings().server("header_timeout", "300ms").server("idle_timeout", "300ms")).await;
+    let broker = boot(settings().server("header_timeout", "1s").server("idle_timeout", "1s")).await;
     let mut client = broker.connect().await;
     // Two that come later have had their time by then.
     for _ in 0..2 {

@@ -373,7 +373,7 @@ async fn c154_whoever_does_not_come_back_has_left_everything() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_outlives_the_timeouts_that_end_idle_connections() {
-    let broker = boot(settings().server("header_timeout", "300ms").server("idle_timeout", "300ms")).await;
+    let broker = boot(settings().server("header_timeout", "1s").server("idle_timeout", "1s")).await;
     let mut session = broker.carry(STREAM).await;
     // It is time that is tested. Without a pause the answers would soon be more than one reply may have.
     for _ in 0..15 {
@@ -387,7 +387,7 @@ async fn a_stream_outlives_the_timeouts_that_end_idle_connections() {
     // The same after a polled reply that was held for longer than that.
     let mut polling = broker.carry(POLL).await;
     polling.ask().await;
-    for _ in 0..8 {
+    for _ in 0..15 {
         tokio::time::sleep(Duration::from_millis(100)).await;
         session.expect_nothing().await;
     }

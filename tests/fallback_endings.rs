@@ -284,7 +284,7 @@ async fn a_stream_that_is_not_read_ends_and_disturbs_nobody() {
 /// Such a connection once stayed for as long as its client liked, with its session long gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_whose_stream_is_never_read_is_ended() {
-    let broker = boot(strict().server("header_timeout", "300ms")).await;
+    let broker = boot(strict().server("header_timeout", "1s")).await;
     let stream = stuck(&broker, &mut broker.session(STREAM)).await;
     eventually("the connection's end", async || has_ended(&stream)).await;
     // One that is replaced goes as well.

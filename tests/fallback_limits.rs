@@ -79,7 +79,7 @@ async fn messages_above_the_limit_end_the_session_with_1009() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_do_not_come_are_not_waited_for() {
-    let broker = boot(settings().server("body_timeout", "300ms")).await;
+    let broker = boot(settings().server("body_timeout", "1s")).await;
     let mut witness = broker.witness().await;
     let mut session = broker.carry(STREAM).await;
     let head = |path: &str| format!("POST {path} HTTP/1.1\r\nHost: b\r\nContent-Length: 10\r\n\r\n[");

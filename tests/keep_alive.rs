@@ -17,7 +17,7 @@ fn post() -> Signed {
 /// Between requests it may be idle for longer than a request may take to come.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_connection_outlives_the_time_that_half_a_request_has() {
-    let broker = boot(settings().server("header_timeout", "500ms").server("idle_timeout", "1h")).await;
+    let broker = boot(settings().server("header_timeout", "2s").server("idle_timeout", "1h")).await;
     let mut idle = broker.http().await;
     idle.write(&post().bytes()).await;
     idle.reply().await.expect("a reply").expect_ok();
@@ -36,7 +36,7 @@ async fn an_idle_connection_outlives_the_time_that_half_a_request_has() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_connection_is_closed_in_the_end() {
-    let broker = boot(settings().server("header_timeout", "1h").server("idle_timeout", "100ms")).await;
+    let broker = boot(settings().server("header_timeout", "1h").server("idle_timeout", "1s")).await;
     let mut idle = broker.http().await;
     idle.write(&post().bytes()).await;
     idle.reply().await.expect("a reply").expect_ok();

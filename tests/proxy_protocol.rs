@@ -149,7 +149,7 @@ async fn who_begins_with_anything_else_is_hung_up_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_header_that_does_not_come_or_is_cut_off_ends_the_connection() {
-    let broker = boot(proxied().server("header_timeout", "300ms")).await;
+    let broker = boot(proxied().server("header_timeout", "1s")).await;
     for slow in
         [&b""[..], b"PROXY", b"PROXY TCP4 198.51.100.1", &V2[..11], V2, &v2(0x21, 0x11, &[0; 12])[..20]]
     {

@@ -135,11 +135,11 @@ async fn after_the_time_that_was_told_it_goes_on() {
     let broker = boot(settings().limit("api_events_per_second", 1)).await;
     let (mut client, mut api) = (broker.connect().await, broker.api());
     client.subscribe("a").await;
-    api.post("/batch_events", &batch(3)).await.expect_ok();
+    api.post("/batch_events", &batch(5)).await.expect_ok();
     let seconds = retry_after(&api.post("/events", &event()).await, EVENTS);
-    assert!(seconds <= 3);
+    assert!(seconds <= 5);
     eventually("an end of the wait", async || api.post("/events", &event()).await.status == 200).await;
-    for _ in 0..4 {
+    for _ in 0..6 {
         client.expect_event("a", "e", "d").await;
     }
     client.expect_nothing().await;

@@ -101,7 +101,7 @@ async fn a_proxy_header_may_stand_before_tls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_speaks_no_tls_is_let_go_and_harms_nobody() {
     let certificate = Certificate::new("plain");
-    let broker = boot(certificate.settings().server("header_timeout", "300ms")).await;
+    let broker = boot(certificate.settings().server("header_timeout", "1s")).await;
     let mut witness = broker.witness().await;
     for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 1000], &[0x16, 3, 1, 0xff, 0xff], b""] {
         let mut tcp = TcpStream::connect(broker.addresses[1]).await.expect("a connection");

@@ -168,7 +168,7 @@ async fn whoever_stays_away_is_offline_after_the_delay() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_is_back_in_time_is_not_told_of_when_the_time_has_come() {
-    let broker = boot(told_after("2s")).await;
+    let broker = boot(told_after("4s")).await;
     let (b, c) = (signed_in(&broker, &user("b")).await, signed_in(&broker, &user("c")).await);
     let (mut a, _) = watcher(&broker, &["b", "c"]).await;
     b.close().await;
