@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use common::{Broker, Client, HOME, boot, settings, within};
+use common::{Broker, Client, HOME, boot, nobody, settings, within};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -292,7 +292,7 @@ async fn faults_are_counted_and_connections_that_close_are_opened_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_there_is_told() {
-    let vacant = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("its address");
+    let (_socket, vacant) = nobody();
     for mode in ["idle", "fanout", "publish", "presence", "client-events", "churn", "suite"] {
         let ran = bench_at(vacant, mode, &[]).await;
         assert_eq!(ran.code, Some(1), "{mode}: {}", ran.told);

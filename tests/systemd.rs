@@ -268,7 +268,7 @@ async fn sockets_that_nobody_has_a_place_for_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sockets_that_are_for_another_process_are_left_alone() {
     let (folder, one, other) = (Folder::new("not-ours"), bound(), bound());
-    let free = bound().local_addr().expect("an address");
+    let (_socket, free) = common::nobody();
     let settings = settings().server("listen", vec![free.to_string()]);
     let command = handed(&folder, &settings, "public:admin", "1", [&one, &other]);
     let program = tokio::process::Command::from(command).kill_on_drop(true).spawn().expect("it starts");

@@ -100,10 +100,8 @@ fn told_to(url: &str) -> Settings {
 
 /// A port that is ours, and where nobody listens.
 fn nobody() -> (TcpSocket, String) {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("bind");
-    let url = format!("http://{}/", socket.local_addr().expect("an address"));
-    (socket, url)
+    let (socket, address) = common::nobody();
+    (socket, format!("http://{address}/"))
 }
 
 #[tokio::test(flavor = "multi_thread")]

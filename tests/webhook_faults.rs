@@ -7,9 +7,9 @@ mod common;
 use std::net::SocketAddr;
 
 use common::receiver::PATIENCE;
-use common::{Answer, Client, HOME, Http, Program, Receiver, Settings, boot, settings, within};
+use common::{Answer, Client, HOME, Http, Program, Receiver, Settings, boot, nobody, settings, within};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 
 /// Just before a fourth try can be: after pauses of one, two and four seconds, each a quarter shorter at most.
 const RETRY_FOR: &str = "5200ms";
@@ -135,9 +135,8 @@ async fn an_endpoint_that_speaks_something_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_where_nobody_listens() {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("bind");
-    let url = format!("http://name:password@{}/?hidden", socket.local_addr().expect("an address"));
+    let (socket, address) = nobody();
+    let url = format!("http://name:password@{address}/?hidden");
     let mut well = Receiver::new().await;
     let broker = boot(told_to(&url, &well)).await;
     let (_client, tries, reason) = given_up(broker.address, broker.admin, &mut well).await;

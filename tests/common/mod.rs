@@ -257,6 +257,16 @@ impl Broker {
     }
 }
 
+/// A port that is ours as long as the socket is there, and where nobody listens but who is told to.
+pub fn nobody() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    // So that whoever is told to may share it.
+    socket.set_reuseaddr(true).expect("an option");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+    let address = socket.local_addr().expect("an address");
+    (socket, address)
+}
+
 /// Those of a rush who were let in; the others were told that there is no place.
 pub async fn let_in(mut rush: JoinSet<(Client, Heard)>) -> Vec<Client> {
     let mut let_in = Vec::new();

@@ -18,6 +18,9 @@ pub const BEGINNING: Duration = Duration::from_secs(20);
 /// Outside of what the kernel gives to clients: a port that is free stays so while a server restarts.
 const PORTS: std::ops::Range<u64> = 10_000..30_000;
 
+/// An argument that only servers with TLS have.
+const WITH_TLS: &str = "--tls-cert-file";
+
 /// A server.
 pub struct Redis {
     pub port: u16,
@@ -59,19 +62,14 @@ impl Redis {
         let folder = fresh_folder();
         let ca = write(&folder);
         let file = |name: &str| folder.join(name).display().to_string();
-        let (tls, cert, key, root) =
-            (free_port(), file("cert.pem"), file("key.pem"), ca.display().to_string());
-        let port = tls.to_string();
+        let (cert, key, root) = (file("cert.pem"), file("key.pem"), ca.display().to_string());
         let args = [
-            ["--tls-port", port.as_str()],
-            ["--tls-cert-file", cert.as_str()],
+            [WITH_TLS, cert.as_str()],
             ["--tls-key-file", key.as_str()],
             ["--tls-ca-cert-file", root.as_str()],
             ["--tls-auth-clients", "no"],
         ];
-        let mut redis = Self::begin(None, Some(folder), args.as_flattened()).await;
-        redis.tls_port = Some(tls);
-        (redis, ca)
+        (Self::begin(None, Some(folder), args.as_flattened()).await, ca)
     }
 
     /// One that watches others as this configuration says.
@@ -83,14 +81,15 @@ impl Redis {
 
     async fn begin(password: Option<&str>, folder: Option<PathBuf>, args: &[&str]) -> Self {
         let folder = folder.unwrap_or_else(fresh_folder);
-        // Somebody else may take the port before the server does.
+        // Somebody else may take a port before the server does.
         for _ in 0..10 {
-            let port = free_port();
+            let (port, tls_port) = (free_port(), args.contains(&WITH_TLS).then(free_port));
             let mut args: Vec<_> = args.iter().map(|arg| (*arg).to_owned()).collect();
             args.extend(["--cluster-port".to_owned(), free_port().to_string()]);
+            args.extend(tls_port.iter().flat_map(|port| ["--tls-port".to_owned(), port.to_string()]));
             let child = spawn(port, &folder, &args);
             let password = password.map(str::to_owned);
-            let mut redis = Self { port, tls_port: None, password, folder: folder.clone(), args, child };
+            let mut redis = Self { port, tls_port, password, folder: folder.clone(), args, child };
             if redis.answers().await {
                 return redis;
             }
