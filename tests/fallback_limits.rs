@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::fallback::{Line, POLL, QUERY, Receiving, STREAM, Session, draw, is_let_in, post, post_to};
@@ -152,6 +153,27 @@ async fn another_key_with_the_same_name_is_another_session() {
     }
 }
 
+/// How often a reply opens a session and establishes it, up to its first messages; and the reply, unless it has
+/// ended before.
+async fn beginning(address: SocketAddr, path: String) -> (usize, usize, Option<Receiving>) {
+    let mut http = Http::to(address).await;
+    http.write(&post(&path, "", b"")).await;
+    let Some(mut receiving) = Receiving::head(http).await else { return (0, 0, None) };
+    let mut opened = 0;
+    loop {
+        match receiving.line().await {
+            Line::Opened => opened += 1,
+            Line::Prelude => (),
+            Line::Messages(texts) => {
+                let established = usize::from(texts[0].contains("connection_established"));
+                return (opened, established, Some(receiving));
+            }
+            Line::End | Line::Broken => return (opened, 0, None),
+            line => panic!("{line:?}"),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_requests_at_once_begin_one_session() {
     let broker = boot(settings()).await;
@@ -159,37 +181,25 @@ async fn fifty_requests_at_once_begin_one_session() {
         let path = draw("app-key");
         let mut rush = JoinSet::new();
         for _ in 0..50 {
-            let (address, path) = (broker.address, format!("{path}/{reading}{QUERY}"));
-            rush.spawn(async move {
-                let mut http = Http::to(address).await;
-                http.write(&post(&path, "", b"")).await;
-                let Some(mut receiving) = Receiving::head(http).await else { return (0, 0, None) };
-                let (mut opened, mut established) = (0, 0);
-                loop {
-                    match receiving.line().await {
-                        Line::Opened => opened += 1,
-                        Line::Prelude => (),
-                        Line::Messages(texts) => {
-                            established += usize::from(texts[0].contains("connection_established"));
-                            return (opened, established, Some(receiving));
-                        }
-                        Line::End | Line::Broken => return (opened, established, None),
-                        line => panic!("{line:?}"),
-                    }
-                }
-            });
+            rush.spawn(beginning(broker.address, format!("{path}/{reading}{QUERY}")));
+        }
+        let mut ended = Vec::new();
+        while rush.len() > 1 {
+            ended.extend(rush.join_next().await);
+        }
+        // All but the latest end by themselves. What it could say may have been said before it came, or be said
+        // to another that it is about to replace: so it is asked for again and again.
+        let ping = json!([json!({"event": "pusher:ping", "data": {}}).to_string()]).to_string();
+        while !rush.is_empty() {
+            let sent = post_to(broker.address, &format!("{path}/xhr_send"), ping.as_bytes()).await;
+            assert_eq!(sent.status, 204, "{sent:?}");
+            ended.extend(rush.try_join_next());
         }
         let (mut opened, mut established, mut kept) = (0, 0, Vec::new());
-        while let Some(ended) = rush.join_next().await {
-            let (o, e, receiving) = ended.unwrap();
+        for one in ended {
+            let (o, e, receiving) = one.unwrap();
             (opened, established) = (opened + o, established + e);
             kept.push(receiving);
-            // All but the latest end by themselves. What it could say may have been said before it came.
-            if rush.len() == 1 {
-                let ping = json!([json!({"event": "pusher:ping", "data": {}}).to_string()]).to_string();
-                let sent = post_to(broker.address, &format!("{path}/xhr_send"), ping.as_bytes()).await;
-                assert_eq!(sent.status, 204, "{sent:?}");
-            }
         }
         assert!(opened <= 1 && established <= 1, "{reading}: {opened} {established}");
         // A stream that is replaced at once may be broken off before it has said anything.
@@ -203,19 +213,20 @@ async fn fifty_requests_at_once_begin_one_session() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn abandoned_sessions_are_bounded_for_an_address_and_give_their_places_back() {
-    let limits = settings().server("max_fallback_sessions_per_ip", 300).server("max_fallback_sessions", 1000);
+    // So few that they come faster than those that began first are missed, on any machine.
+    let limits = settings().server("max_fallback_sessions_per_ip", 100).server("max_fallback_sessions", 1000);
     let broker = boot(limits).await;
     let mut witness = broker.witness().await;
     let mut let_in = 0;
-    for number in 0..2_000 {
+    for number in 0..1_000 {
         let session = broker.session(BOTH[number % 2]);
         let_in += usize::from(is_let_in(&session, "").await);
-        if number == 500 {
+        if number == 250 {
             witness.still_works().await;
         }
     }
-    assert!((300..2_000).contains(&let_in), "{let_in}; those that began first may have ended since");
-    assert!(broker.metrics().await.table("sockets") <= 301.0);
+    assert!((100..1_000).contains(&let_in), "{let_in}; those that began first may have ended since");
+    assert!(broker.metrics().await.table("sockets") <= 101.0);
     witness.still_works().await;
     broker.connect().await.close().await;
     broker.carries([1, 0, 0]).await;
@@ -272,25 +283,25 @@ async fn a_flood_of_lists_that_nobody_reads_the_answers_of_is_bounded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_know_what_carries_each_socket() {
+    const EACH: usize = 10;
     let broker = boot(settings()).await;
     let (mut socket, mut kept) = (broker.connect().await, Vec::new());
-    for number in 0..40 {
-        let mut session = broker.carry(BOTH[number % 2]).await;
+    for number in 0..2 * EACH {
+        // Those that poll come last: they are soon missed when they do not.
+        let mut session = broker.carry(BOTH[number / EACH]).await;
         session.join("presence-a", &json!({"user_id": number.to_string()}).to_string()).await;
-        if number % 4 < 2 {
-            session.abort();
-        }
         kept.push(session);
     }
-    broker.carries([1, 20, 20]).await;
-    // Half of the streams were given up, and nobody polls.
-    broker.carries([1, 10, 0]).await;
+    broker.carries([1, EACH, EACH]).await;
+    // Half of the streams are given up, and nobody polls.
+    kept.iter_mut().step_by(2).for_each(Session::abort);
+    broker.carries([1, EACH / 2, 0]).await;
     let count = socket.join("presence-a", r#"{"user_id":"socket"}"#).await["count"].clone();
-    assert_eq!(count, 11);
+    assert_eq!(count, EACH / 2 + 1);
     kept.clear();
     broker.carries([1, 0, 0]).await;
     let mut left = 0;
-    while left < 10 {
+    while left < EACH / 2 {
         let removed = data_of(&socket.expect("pusher_internal:member_removed").await);
         left += usize::from(removed["user_id"].is_string());
     }
