@@ -1,4 +1,4 @@
-// Apps whose clients have to authorise something, within a second here, or are closed.
+// Apps whose clients have to authorise something, within a few seconds here, or are closed.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";

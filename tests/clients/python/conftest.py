@@ -13,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fanfare import APP, Fanfare  # noqa: E402
-from listener import Listener  # noqa: E402
+from listener import DEADLINE, Listener  # noqa: E402
 
 MASTER_KEY = "ZmFuZmFyZWZhbmZhcmVmYW5mYXJlZmFuZmFyZWZhbmY="
 
@@ -30,7 +30,7 @@ def sdk(server):
     """Makes clients of the `pusher` package."""
 
     def make(**changes):
-        options = {**APP, "host": server.host, "port": server.port, "ssl": False, **changes}
+        options = {**APP, "host": server.host, "port": server.port, "ssl": False, "timeout": DEADLINE, **changes}
         return pusher.Pusher(encryption_master_key_base64=MASTER_KEY, **options)
 
     return make

@@ -9,7 +9,7 @@ import queue
 import pysher
 from pysher.channel import Channel
 
-DEADLINE = 10
+DEADLINE = 30
 
 
 class Listener:

@@ -11,6 +11,7 @@ from pusher.errors import PusherBadAuth, PusherBadRequest, PusherBadStatus, Push
 
 from conftest import MASTER_KEY
 from fanfare import APP, DISABLED
+from listener import DEADLINE
 
 
 def test_trigger(api, listen):
@@ -23,7 +24,7 @@ def test_trigger_on_a_hundred_channels(api, listen):
     names = [f"many-{n}" for n in range(100)]
     listener = listen(names, ["tick"]).subscribed()
     assert api.trigger(names, "tick", "1") == {}
-    received = sorted(listener.inbox.get(timeout=10)[0] for _ in names)
+    received = sorted(listener.inbox.get(timeout=DEADLINE)[0] for _ in names)
     assert received == sorted(names)
     listener.heard_nothing()
 
@@ -88,8 +89,8 @@ def test_trigger_batch(api, listen):
         {"channel": "batch-b", "name": "two", "data": "für 🎺"},
     ]
     assert api.trigger_batch(batch) == {}
-    assert listener.inbox.get(timeout=10) == ("batch-a", "one", '{"n": 1}')
-    assert listener.inbox.get(timeout=10) == ("batch-b", "two", "für 🎺")
+    assert listener.inbox.get(timeout=DEADLINE) == ("batch-a", "one", '{"n": 1}')
+    assert listener.inbox.get(timeout=DEADLINE) == ("batch-b", "two", "für 🎺")
 
 
 def test_trigger_batch_with_info(api, listen):
@@ -234,7 +235,7 @@ def test_authenticate_with_other_data_is_refused(api, listen, channel):
     listener = listen().connected()
     answer = api.authenticate(channel, listener.socket_id, {"user_id": "7"})
     subscribe_with(listener, channel, {**answer, "channel_data": '{"user_id": "8"}'})
-    assert listener.errors.get(timeout=10)["code"] is None
+    assert listener.errors.get(timeout=DEADLINE)["code"] is None
     assert listener.next_json("pusher:subscription_error")["type"] == "AuthError"
 
 

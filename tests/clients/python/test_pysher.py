@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from listener import DEADLINE
+
 
 def test_connects(listen):
     listener = listen().connected()
@@ -13,7 +15,7 @@ def test_connects(listen):
 
 def test_an_unknown_key_ends_the_connection_for_good(listen):
     listener = listen(key="no-such-key")
-    listener.client.connection.join(10)
+    listener.client.connection.join(DEADLINE)
     assert not listener.client.connection.is_alive()
     assert listener.client.connection.state == "disconnected"
     assert listener.socket_id == ""
@@ -37,7 +39,7 @@ def test_unsubscribe(api, listen):
 def test_leaving_a_channel_one_is_not_in_is_answered(listen):
     listener = listen().connected()
     listener.client.connection.send_event("pusher:unsubscribe", {"channel": "never-joined"})
-    error = listener.errors.get(timeout=10)
+    error = listener.errors.get(timeout=DEADLINE)
     assert error["code"] is None
     assert "No current subscription" in error["message"]
 
@@ -62,7 +64,7 @@ def test_presence_channel_signed_by_an_endpoint(api, listen, auth_endpoint):
 @pytest.mark.parametrize("channel", ["private-pysher", "presence-pysher"])
 def test_a_wrong_secret_is_refused(api, listen, channel):
     listener = listen([channel], ["hello"], secret="guessed", user_data={"user_id": "eve"}).connected()
-    error = listener.errors.get(timeout=10)
+    error = listener.errors.get(timeout=DEADLINE)
     assert error["code"] is None
     assert "Invalid signature" in error["message"]
     refusal = listener.next_json("pusher:subscription_error")
@@ -88,7 +90,7 @@ def test_presence_channel(listen, api):
 
 def test_presence_without_a_user_is_refused(listen):
     listener = listen(["presence-pysher"], user_data={"user_info": {}}).connected()
-    assert listener.errors.get(timeout=10)["code"] is None
+    assert listener.errors.get(timeout=DEADLINE)["code"] is None
     listener.settle()
 
 
@@ -107,6 +109,6 @@ def test_client_events(listen, channel):
 def test_a_client_event_on_a_public_channel_is_refused(listen):
     listener = listen(["chat"]).subscribed()
     listener.client.connection.send_event("client-said", {"a": 1}, channel_name="chat")
-    error = listener.errors.get(timeout=10)
+    error = listener.errors.get(timeout=DEADLINE)
     assert error["code"] is None
     assert "only supported on private and presence channels" in error["message"]

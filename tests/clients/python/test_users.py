@@ -6,6 +6,7 @@ import pytest
 from pusher.errors import PusherBadAuth, PusherBadRequest, PusherBadStatus, PusherForbidden
 
 from fanfare import DISABLED
+from listener import DEADLINE
 
 ADA = {"id": "ada", "user_info": {"name": "Ada Müller 🎺"}}
 # All the characters that an id may have, and the longest that a channel can be named by.
@@ -73,7 +74,7 @@ def test_a_sign_in_that_is_not_signed_for_is_refused(api, sdk, listen):
         (api.authenticate_user(listener.socket_id, {"id": "x" * 185}), "184"),
     ]:
         listener.sign_in(answer)
-        error = listener.errors.get(timeout=10)
+        error = listener.errors.get(timeout=DEADLINE)
         assert error["code"] is None
         assert text in error["message"]
     assert listener.sign_ins.empty()
@@ -108,7 +109,7 @@ def test_the_channel_of_another_user_is_refused(api, listen):
     for listener in (eve, nobody):
         listener.expect("#server-to-user-ada", ["hello"])
         subscribe(listener, "ada")
-        assert listener.errors.get(timeout=10)["code"] is None
+        assert listener.errors.get(timeout=DEADLINE)["code"] is None
         assert listener.next_json("pusher:subscription_error")["status"] in (401, 403)
         api.send_to_user("ada", "hello", "nobody")
         listener.heard_nothing()

@@ -9,7 +9,7 @@ import pusher
 import pytest
 
 from fanfare import APP, TELLING, Fanfare
-from listener import Listener
+from listener import DEADLINE, Listener
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def told(requests, count):
     sdk, other = pusher.Pusher(**TELLING), pusher.Pusher(**APP)
     events = []
     while len(events) < count:
-        headers, body = requests.get(timeout=10)
+        headers, body = requests.get(timeout=DEADLINE)
         key, signature = headers["X-Pusher-Key"], headers["X-Pusher-Signature"]
         webhook = sdk.validate_webhook(key, signature, body)
         assert webhook is not None, (str(headers), body)

@@ -22,11 +22,11 @@ export const QUIET = { id: "2", key: "quiet-key", secret: "quiet-secret" };
 export const DISABLED = { id: "3", key: "disabled-key", secret: "disabled-secret" };
 /** Room for one connection. */
 export const SMALL = { id: "4", key: "small-key", secret: "small-secret" };
-/** Its users are told when those they watch come and go. */
+/** Its users are told when those they watch come and, after a few seconds, when they go. */
 export const WATCHED = { id: "5", key: "watched-key", secret: "watched-secret" };
 /** Its clients are told how many subscribers a channel has. */
 export const COUNTED = { id: "6", key: "counted-key", secret: "counted-secret" };
-/** Clients have to authorise something within a second. */
+/** Clients have to authorise something within a few seconds. */
 export const AUTHORIZED = { id: "7", key: "authorized-key", secret: "authorized-secret" };
 /** The same, in their own time; and room for one connection that has. */
 export const GATED = { id: "9", key: "gated-key", secret: "gated-secret" };
@@ -73,6 +73,8 @@ key = "${WATCHED.key}"
 secret = "${WATCHED.secret}"
 [apps.features]
 watchlist_events = true
+[apps.limits]
+offline_delay = "5s"
 
 [[apps]]
 id = "${COUNTED.id}"
@@ -88,7 +90,7 @@ secret = "${AUTHORIZED.secret}"
 [apps.features]
 authorized_connections = true
 [apps.limits]
-authorization_timeout = "1s"
+authorization_timeout = "4s"
 
 [[apps]]
 id = "${GATED.id}"
@@ -108,11 +110,11 @@ force_tls = true
 `;
 }
 
-// There is something of every kind to tell, and departures are told after a second.
+// There is something of every kind to tell, and departures are told after a few seconds.
 function webhookSettings(url) {
   return `subscription_count = true
 [apps.limits]
-webhook_delay = "1s"
+webhook_delay = "5s"
 [[apps.webhooks]]
 url = "${url}"
 `;

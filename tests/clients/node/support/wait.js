@@ -1,6 +1,6 @@
 // Waiting for things to happen, each with a deadline. Nothing in these suites sleeps.
 
-export const DEADLINE = 10_000;
+export const DEADLINE = 30_000;
 
 /** Settles as `promise` does, or fails once `ms` have passed, saying what was awaited. */
 export function within(ms, what, promise) {
