@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::raw::{BINARY, CONTINUATION, End, FIN, PING, PONG, TEXT, frame};
 use common::{Broker, DEADLINE, Settings, Signed, boot, eventually, eventually_within, fallback, settings};
 use serde_json::json;
