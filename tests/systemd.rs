@@ -102,6 +102,7 @@ async fn the_manager_is_told_of_start_life_and_stop() {
     assert_eq!(program.ended(DEADLINE * 2).await.code, Some(0));
 }
 
+/// A stop that had nobody to wait for was over before that was told.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watchdog_that_is_for_another_process_is_left_alone() {
     let manager = Manager::new("another");

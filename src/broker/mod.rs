@@ -158,11 +158,10 @@ impl Broker {
         notify::ready().await;
         stop.await;
         self.control.serves(false);
-        tasks.spawn(notify::stopping());
         let (grace, pace) = self.control.pace();
         let deadline = Instant::now() + grace;
         let gone = deadline - leave_time(&self.server.pusher, grace);
-        server::announce(&self.server, &pace, gone).await;
+        tokio::join!(notify::stopping(), server::announce(&self.server, &pace, gone));
         self.webhooks.hurry();
         let clean = server::drain(&self.server, &stopping, alive, ended, &pace, gone).await;
         // Now that nobody is here, the other nodes are told so. Half of what is left is for webhooks.
