@@ -112,11 +112,8 @@ impl Pause {
 
     /// The last reply is written: the peer has a little time from now on.
     fn linger(&self) {
-        if !self.lingers.swap(true, Ordering::Relaxed) {
-            // What comes does not begin anything.
-            self.is_due.store(true, Ordering::Relaxed);
-            self.began_ms.store(self.now_ms(), Ordering::Relaxed);
-        }
+        self.lingers.store(true, Ordering::Relaxed);
+        self.begin_again();
     }
 
     /// When it has lasted for as long as it may; `None` while a request is being answered.
@@ -227,9 +224,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Timed<I> {
         if !this.is_shut {
             ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
             this.is_shut = true;
+            if this.pause.is_last.load(Ordering::Relaxed) {
+                this.pause.linger();
+            }
         }
-        if this.pause.is_last.load(Ordering::Relaxed) {
-            this.pause.linger();
+        if this.pause.lingers.load(Ordering::Relaxed) {
             ready!(this.poll_throw_away(cx));
         }
         Poll::Ready(Ok(()))
