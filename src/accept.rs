@@ -75,6 +75,16 @@ fn bind_one(address: SocketAddr, reach: Reach) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
+fn socket_for(address: SocketAddr, reach: Reach) -> io::Result<TcpSocket> {
+    if address.is_ipv4() {
+        return TcpSocket::new_v4();
+    }
+    let socket = TcpSocket::new_v6()?;
+    // Whatever the system would do by itself.
+    SockRef::from(&socket).set_only_v6(reach == Reach::OnlyV6)?;
+    Ok(socket)
+}
+
 fn cannot_listen(place: &str, kind: io::ErrorKind, why: &dyn std::fmt::Display) -> io::Error {
     io::Error::new(kind, format!("cannot listen on {place}: {why}"))
 }
@@ -95,16 +105,6 @@ pub async fn each<L: Accept>(listener: L, mut serve: impl FnMut(L::Stream, L::Pe
             }
         }
     }
-}
-
-fn socket_for(address: SocketAddr, reach: Reach) -> io::Result<TcpSocket> {
-    if address.is_ipv4() {
-        return TcpSocket::new_v4();
-    }
-    let socket = TcpSocket::new_v6()?;
-    // Whatever the system would do by itself.
-    SockRef::from(&socket).set_only_v6(reach == Reach::OnlyV6)?;
-    Ok(socket)
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {

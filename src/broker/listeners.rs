@@ -121,7 +121,7 @@ mod tests {
             (&["0.0.0.0:6001"], "[::]:6001", "[::]:6001", Reach::OnlyV6),
             (&["0.0.0.0:6001", "[::1]:6001"], "127.0.0.1:1", "[::1]:6001", Reach::Both),
         ] {
-            let mut config = Config::load(crate::config::Source::development(), &Default::default()).unwrap();
+            let mut config = Config::parse("[[apps]]\nid = \"1\"\nkey = \"k\"\nsecret = \"s\"").unwrap();
             config.server.listen = public.iter().map(|text| Listen::parse(text).unwrap()).collect();
             config.admin.listen = admin.to_owned();
             assert_eq!(reach(&config, address), expected, "{public:?} {admin}");
